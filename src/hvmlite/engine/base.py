@@ -1,0 +1,310 @@
+"""What every engine offers: CPUs that run guest instructions and return typed exits.
+
+An engine handles no exit; it only says what the guest did.  It knows machine frames and the nested
+map from guest frames to them, never domains, hypercalls or devices.  A second engine is one more
+package that implements `Partition` and `EngineVcpu`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntFlag
+
+from hvmlite.engine.memory import MachineMemory
+
+
+class Access(IntFlag):
+    """What a guest may do with a mapped frame."""
+
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+    RW = READ | WRITE
+    RWX = READ | WRITE | EXECUTE
+
+
+# ---- exits -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Exit:
+    """Why a vCPU stopped.  Each vCPU reuses its exit objects: read them before it runs again."""
+
+
+@dataclass(slots=True)
+class Hypercall(Exit):
+    """VMCALL or VMMCALL; the instruction pointer is already behind it."""
+
+
+@dataclass(slots=True)
+class Cpuid(Exit):
+    """CPUID; answer with `EngineVcpu.complete_cpuid`."""
+
+    leaf: int = 0
+    subleaf: int = 0
+
+
+@dataclass(slots=True)
+class Msr(Exit):
+    """RDMSR or WRMSR; answer with `complete_rdmsr`, `complete_wrmsr` or an injected #GP."""
+
+    index: int = 0
+    write: bool = False
+    value: int = 0
+
+
+@dataclass(slots=True)
+class PortIo(Exit):
+    """IN or OUT of `size` bytes, or one step of INS/OUTS (`string`).
+
+    Answer with `complete_in` or `complete_out`; for OUT `value` holds what is written.
+    """
+
+    port: int = 0
+    size: int = 1
+    write: bool = False
+    value: int = 0
+    string: bool = False
+
+
+@dataclass(slots=True)
+class Mmio(Exit):
+    """An access to a guest-physical address that is not mapped (or not for writing).
+
+    Answer with `EngineVcpu.emulate_mmio`, or map the frame and let the guest try again.
+    """
+
+    gpa: int = 0
+    write: bool = False
+    fetch: bool = False
+
+
+@dataclass(slots=True)
+class Halt(Exit):
+    """HLT; the instruction pointer is already behind it."""
+
+
+@dataclass(slots=True)
+class Shutdown(Exit):
+    """A triple fault: the vCPU is in the architectural shutdown state."""
+
+
+@dataclass(slots=True)
+class Kicked(Exit):
+    """`EngineVcpu.kick` (or an interrupt of the engine's own) ended the run."""
+
+
+@dataclass(slots=True)
+class Failure(Exit):
+    """The engine cannot run this vCPU on: its state is invalid.  `reason` says what is wrong."""
+
+    reason: str = ""
+
+
+# ---- CPU state -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Segment:
+    """One segment register with its hidden part.
+
+    `access` has the descriptor's bits 40-47 in bits 0-7 and its bits 52-55 in bits 8-11, as in
+    struct vcpu_hvm_x86_32 (public/hvm/hvm_vcpu.h) and in a VMCB.  `limit` is in bytes.
+    """
+
+    selector: int = 0
+    base: int = 0
+    limit: int = 0
+    access: int = 0
+
+
+GENERAL_REGISTERS = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+SEGMENT_REGISTERS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
+CONTROL_REGISTERS = ("cr0", "cr2", "cr3", "cr4", "efer", "rip", "rflags", "dr6", "dr7")
+
+
+@dataclass(slots=True)
+class CpuState:
+    """The architectural state that a vCPU starts with; what is not named is zero.
+
+    The defaults are those after INIT (Intel SDM volume 3, table 9-1), without segments.
+    """
+
+    general: dict[str, int] = field(default_factory=dict)
+    segments: dict[str, Segment] = field(default_factory=dict)
+    rip: int = 0
+    rflags: int = 2
+    cr0: int = 0x10
+    cr3: int = 0
+    cr4: int = 0
+    efer: int = 0
+    dr6: int = 0xFFFF0FF0
+    dr7: int = 0x400
+    pat: int = 0x0007040600070406
+
+
+class EngineVcpu(ABC):
+    """One virtual CPU.  All methods but `kick` and `exited` need the vCPU to be stopped.
+
+    General registers, control registers and segments are attributes by name (`get`, `set`,
+    `segment`); they hold after an exit until the next `start`.
+    """
+
+    index: int
+
+    @abstractmethod
+    def load(self, state: CpuState) -> None:
+        """Sets the whole architectural state."""
+
+    @abstractmethod
+    def get(self, name: str) -> int:
+        """Returns a register of `GENERAL_REGISTERS` or `CONTROL_REGISTERS`."""
+
+    @abstractmethod
+    def set(self, name: str, value: int) -> None:
+        """Sets a register of `GENERAL_REGISTERS` or `CONTROL_REGISTERS`."""
+
+    @abstractmethod
+    def segment(self, name: str) -> Segment:
+        """Returns a register of `SEGMENT_REGISTERS`."""
+
+    @abstractmethod
+    def set_segment(self, name: str, value: Segment) -> None:
+        """Sets a register of `SEGMENT_REGISTERS`."""
+
+    @abstractmethod
+    def hypercall_registers(self) -> tuple[int, int, int, int, int, int]:
+        """Returns rax, rdi, rsi, rdx, r10, r8 (64-bit convention) in one go."""
+
+    @abstractmethod
+    def set_rax(self, value: int) -> None:
+        """Sets rax: the result of a hypercall."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Lets the guest run until its next exit; returns at once."""
+
+    @abstractmethod
+    def exited(self) -> bool:
+        """Whether the run begun by `start` has ended."""
+
+    @abstractmethod
+    def take_exit(self) -> Exit | None:
+        """Returns why the run ended; None if it was the engine's own affair: start again."""
+
+    @abstractmethod
+    def kick(self) -> None:
+        """Makes a running guest exit soon; does nothing lasting to a stopped one."""
+
+    @abstractmethod
+    def request_interrupt(self, vector: int) -> None:
+        """Has an external interrupt delivered as soon as the guest can take one; -1: none."""
+
+    @abstractmethod
+    def interrupt_taken(self) -> bool:
+        """Whether the interrupt requested before the last run was delivered in it."""
+
+    @abstractmethod
+    def inject_exception(self, vector: int, error_code: int | None = None) -> None:
+        """Raises an exception before the next instruction."""
+
+    @abstractmethod
+    def inject_nmi(self) -> None:
+        """Raises an NMI before the next instruction."""
+
+    @abstractmethod
+    def complete_cpuid(self, eax: int, ebx: int, ecx: int, edx: int) -> None:
+        """Answers a `Cpuid` exit."""
+
+    @abstractmethod
+    def complete_rdmsr(self, value: int) -> None:
+        """Answers a `Msr` exit that reads."""
+
+    @abstractmethod
+    def complete_wrmsr(self) -> None:
+        """Answers a `Msr` exit that writes."""
+
+    @abstractmethod
+    def complete_in(self, value: int) -> None:
+        """Answers a `PortIo` exit that reads (`value` for every item of INS)."""
+
+    @abstractmethod
+    def complete_out(self) -> None:
+        """Answers a `PortIo` exit that writes."""
+
+    @abstractmethod
+    def emulate_mmio(
+        self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """Carries out the instruction behind a `Mmio` exit.
+
+        `read(gpa, size)` and `write(gpa, size, value)` stand for the device.  An instruction that
+        cannot be carried out raises `EngineError` that names it.
+        """
+
+    @abstractmethod
+    def hardware_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """Returns eax, ebx, ecx, edx of the CPU under the guest, in this vCPU's own state."""
+
+    @abstractmethod
+    def read_tsc(self) -> int:
+        """Returns the time stamp counter that the guest reads at this moment (no offset)."""
+
+
+class Partition(ABC):
+    """The vCPUs and the nested map of one domain."""
+
+    memory: MachineMemory
+    vcpus: Sequence[EngineVcpu]
+    doorbell: int
+
+    @abstractmethod
+    def map(self, gfn: int, frame: int, count: int, access: Access) -> None:
+        """Maps `count` guest frames from `gfn` to machine frames from `frame`."""
+
+    @abstractmethod
+    def unmap(self, gfn: int, count: int) -> None:
+        """Makes guest frames absent.  Running vCPUs may use them until `flush`."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Returns when no vCPU can use a mapping that was taken away before."""
+
+    @abstractmethod
+    def write(self, frame: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes machine memory so that a running guest also executes what was written."""
+
+    @abstractmethod
+    def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:
+        """Lets the engine answer a CPUID leaf that never changes by itself (None: exit)."""
+
+    @abstractmethod
+    def want_doorbell(self, wanted: bool) -> None:
+        """Has exits make `doorbell` (a file descriptor) readable, for a caller that sleeps."""
+
+    @abstractmethod
+    def clear_doorbell(self) -> None:
+        """Empties the doorbell."""
+
+    @abstractmethod
+    def check_alive(self) -> None:
+        """Raises EngineError if the engine is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stops the vCPUs and frees what the engine holds; safe to call twice."""
+
+
+class Engine(ABC):
+    """A way to run guests on this machine."""
+
+    name: str
+
+    @abstractmethod
+    def create(self, memory: MachineMemory, vcpus: int) -> Partition:
+        """Makes the vCPUs of a new domain over the given machine memory."""

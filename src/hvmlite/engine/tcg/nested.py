@@ -1,0 +1,164 @@
+"""Nested page tables (AMD64 APM volume 2, section 15.25) in machine memory.
+
+Entries start no-execute; the first fetch from a page faults and marks it, so that only pages that
+may hold translated code need care when they are written from outside.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from hvmlite.engine.base import Access
+from hvmlite.engine.memory import MachineMemory
+from hvmlite.engine.tcg.layout import frame_of, physical
+
+_PRESENT = 1
+_WRITE = 2
+_USER = 4
+_LARGE = 1 << 7
+_NX = 1 << 63
+_TABLE = _PRESENT | _WRITE | _USER
+_SPAN = 512
+_NEVER_EXECUTE = 1 << 9
+"""A software bit: the mapping itself forbids execution, whatever the guest fetches."""
+
+FETCH_AROUND = 16
+"""Frames that one fetch fault makes executable: an exit costs more than a few writes through the
+slower path."""
+
+
+class NestedTables:
+    """A four-level table from guest frames to machine frames.
+
+    2 MiB entries are used where both sides allow it and split when a part changes.
+    """
+
+    def __init__(self, memory: MachineMemory) -> None:
+        self._memory = memory
+        self._u64 = memory.u64
+        self._pages: list[int] = []
+        # Frame of every level-1 and level-2 table by the guest frame number it starts at.
+        self._tables: dict[tuple[int, int], int] = {}
+        self.root = self._new_page()
+
+    @property
+    def root_address(self) -> int:
+        """The physical address for VMCB.N_CR3."""
+        return physical(self.root)
+
+    def _new_page(self) -> int:
+        frame = self._memory.allocate(1)
+        self._pages.append(frame)
+        return frame
+
+    def _table(self, level: int, gfn: int) -> int:
+        """The frame of the table of `level` (1: 4 KiB entries, 2: 2 MiB) that covers `gfn`."""
+        span = 9 * level
+        key = (level, gfn >> span)
+        frame = self._tables.get(key)
+        if frame is None:
+            frame = self._new_page()
+            self._tables[key] = frame
+            parent = self.root if level == 3 else self._table(level + 1, gfn)
+            self._u64[parent * 512 + ((gfn >> span) & 511)] = physical(frame) | _TABLE
+        return frame
+
+    def _flags(self, access: Access) -> int:
+        flags = _PRESENT | _USER
+        if access & Access.WRITE:
+            flags |= _WRITE
+        if not access & Access.EXECUTE:
+            flags |= _NX | _NEVER_EXECUTE
+        return flags
+
+    def map(self, gfn: int, frame: int, count: int, access: Access, *, execute: bool) -> None:
+        """Maps frames; with `execute` they are executable at once and count as executed."""
+        flags = self._flags(access)
+        if access & Access.EXECUTE and not execute:
+            flags |= _NX
+        if execute:
+            self._memory.executed[frame : frame + count] = b"\1" * count
+        while count:
+            if not (gfn | frame) & (_SPAN - 1) and count >= _SPAN:
+                self._set_large(gfn, physical(frame) | flags | _LARGE)
+                step = _SPAN
+            else:
+                step = min(count, _SPAN - (gfn & (_SPAN - 1)), self._contiguous(frame))
+                index = self._small(gfn) * 512 + (gfn & 511)
+                base = physical(frame) | flags
+                self._u64[index : index + step] = memoryview(
+                    array("Q", range(base, base + (step << 12), 1 << 12))
+                )
+            gfn, frame, count = gfn + step, frame + step, count - step
+
+    @staticmethod
+    def _contiguous(frame: int) -> int:
+        return _SPAN - (frame & (_SPAN - 1))
+
+    def _set_large(self, gfn: int, entry: int) -> None:
+        self._u64[self._table(2, gfn) * 512 + ((gfn >> 9) & 511)] = entry
+        self._tables.pop((1, gfn >> 9), None)
+
+    def _small(self, gfn: int) -> int:
+        """The table of 4 KiB entries for `gfn`, made by splitting a large entry if need be."""
+        table = self._tables.get((1, gfn >> 9))
+        if table is not None:
+            return table
+        index = self._table(2, gfn) * 512 + ((gfn >> 9) & 511)
+        large = self._u64[index]
+        table = self._new_page()
+        if large & _PRESENT:
+            base = large & ~_LARGE
+            start = table * 512
+            self._u64[start : start + 512] = memoryview(
+                array("Q", range(base, base + (512 << 12), 1 << 12))
+            )
+        self._tables[(1, gfn >> 9)] = table
+        self._u64[index] = physical(table) | _TABLE
+        return table
+
+    def unmap(self, gfn: int, count: int) -> None:
+        """Makes guest frames absent."""
+        while count:
+            if not gfn & (_SPAN - 1) and count >= _SPAN:
+                self._set_large(gfn, 0)
+                step = _SPAN
+            else:
+                step = min(count, _SPAN - (gfn & (_SPAN - 1)))
+                index = self._small(gfn) * 512 + (gfn & 511)
+                self._u64[index : index + step] = memoryview(array("Q", bytes(8 * step)))
+            gfn, count = gfn + step, count - step
+
+    def entry(self, gfn: int) -> int:
+        """The entry that maps `gfn` (0: absent), as if it were a 4 KiB one."""
+        table = self._tables.get((1, gfn >> 9))
+        if table is not None:
+            return self._u64[table * 512 + (gfn & 511)]
+        upper = self._tables.get((2, gfn >> 18))
+        if upper is None:
+            return 0
+        large = self._u64[upper * 512 + ((gfn >> 9) & 511)]
+        return (large & ~_LARGE) + ((gfn & 511) << 12) if large & _PRESENT else 0
+
+    def make_executable(self, gfn: int) -> bool:
+        """Answers a fetch fault; False if the mapping is absent or forbids execution."""
+        entry = self.entry(gfn)
+        if not entry & _PRESENT or entry & _NEVER_EXECUTE:
+            return False
+        first = gfn & ~(FETCH_AROUND - 1)
+        index = self._small(gfn) * 512 + (first & 511)
+        executed = self._memory.executed
+        for i in range(index, index + FETCH_AROUND):
+            entry = self._u64[i]
+            if entry & _PRESENT and not entry & _NEVER_EXECUTE:
+                executed[frame_of(entry)] = 1
+                self._u64[i] = entry & ~_NX
+        return True
+
+    def close(self) -> None:
+        """Frees the tables."""
+        for frame in self._pages:
+            self._memory.release(frame)
+        self._pages.clear()
+        self._tables.clear()
+

@@ -1,0 +1,248 @@
+"""One engine process with its vCPUs and nested map: the embedded engine's `Partition`.
+
+Owns the private area of the process in machine memory (see layout.py) and frees it at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from collections.abc import Callable
+from importlib import resources
+
+from hvmlite.engine import base as b
+from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE, MachineMemory
+from hvmlite.engine.paging import PageFault, PagingMode, translate
+from hvmlite.engine.tcg import layout as L
+from hvmlite.engine.tcg.dma import DmaDevice
+from hvmlite.engine.tcg.nested import NestedTables
+from hvmlite.engine.tcg.process import QemuProcess
+from hvmlite.engine.tcg.stub import symbols
+from hvmlite.engine.tcg.vcpu import TcgVcpu, msr_map
+from hvmlite.errors import EngineError
+
+CPU_MODEL = "max,la57=off"
+_START_TIMEOUT = 30.0
+_FLUSH_TIMEOUT = 10.0
+_PHYSICAL_GIB = 512
+
+# Ports that exit: the doorbell and fw_cfg, the only ports behind which our QEMU machine has
+# anything, and 0x64/0xcf9 so that a guest's reset by port is seen.  All others reach QEMU's empty
+# bus, which answers all ones as Xen does for a domU, without an exit.
+TRAPPED_PORTS = (0x64, 0xE9, 0xCF9, *range(0x510, 0x520))
+
+
+def _code(name: str) -> bytes:
+    return resources.files("hvmlite.engine.tcg.stub").joinpath(name).read_bytes()
+
+
+class TcgPartition(b.Partition):
+    """A domain's CPUs on the embedded engine."""
+
+    def __init__(self, memory: MachineMemory, vcpus: int) -> None:
+        self.memory = memory
+        self._frames = -(-L.area_size(vcpus) // PAGE_SIZE)
+        self._area_frame = memory.allocate(self._frames, low=True)
+        self.area = self._area_frame << PAGE_SHIFT
+        if self.area + L.area_size(vcpus) > L.LOW_RAM_END:
+            memory.release(self._area_frame, self._frames)
+            raise EngineError("no machine memory below 3 GiB is left for another engine process")
+        self.nested = NestedTables(memory)
+        self._build_area()
+        self.vcpus: list[TcgVcpu] = [TcgVcpu(self, i, self.area) for i in range(vcpus)]
+        self._process = QemuProcess(memory, self._rom(), vcpus, CPU_MODEL)
+        self.doorbell = self._process.doorbell.fileno()
+        self._dma = DmaDevice(
+            memory, self.area, self._process.channel, self._process.check_alive
+        )
+        self._closed = False
+        try:
+            self._wait_until_ready()
+            first = self.vcpus[0]
+            self._dma.set_up(first.read32, first.write32)
+            for vcpu in self.vcpus:
+                vcpu.allow_sleep()
+            # The stubs that were already waiting still count with the old limit.
+            for vcpu in self.vcpus:
+                vcpu.read_tsc()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- start ----------------------------------------------------------------------------------
+
+    def _build_area(self) -> None:
+        u8, u64, area = self.memory.u8, self.memory.u64, self.area
+        u64[(area + L.PML4) // 8] = (area + L.PDPT) | 3
+        for i in range(_PHYSICAL_GIB):
+            u64[(area + L.PDPT) // 8 + i] = i << 30 | 0x83
+        stub = _code("stub.bin")
+        u8[area + L.STUB : area + L.STUB + len(stub)] = stub
+        fault, kick = (area + L.STUB + s for s in (symbols.STUB_FAULT, symbols.STUB_KICK))
+        gates = [_gate(fault)] * 32 + [_gate(kick)] * 224
+        u8[area + L.IDT : area + L.IDT + 4096] = b"".join(gates)
+        struct.pack_into("<HQ", u8, area + L.IDT_POINTER, 4095, area + L.IDT)
+        for port in TRAPPED_PORTS:
+            u8[area + L.IO_MAP + port // 8] |= 1 << port % 8
+        u8[area + L.MSR_MAP : area + L.MSR_MAP + L.MSR_MAP_SIZE] = msr_map()
+        rom = _code("rom.bin")
+        trampoline = rom[symbols.ROM_TRAMPOLINE : symbols.ROM_TRAMPOLINE_END]
+        u8[L.TRAMPOLINE : L.TRAMPOLINE + len(trampoline)] = trampoline
+
+    def _rom(self) -> bytes:
+        rom = bytearray(L.ROM_SIZE)
+        code = _code("rom.bin")
+        rom[: len(code)] = code
+        struct.pack_into(
+            L.ROM_CONFIG, rom, 0,
+            self.area + L.PML4, self.area + L.CPU_AREAS + L.CPU_MAILBOX, L.CPU_STRIDE,
+            self.area + L.IDT_POINTER, self.area + L.STUB,
+        )  # fmt: skip
+        # The reset vector: a near jump to `reset`.
+        struct.pack_into("<BH", rom, 0xFFF0, 0xE9, (symbols.ROM_RESET - 0xFFF3) & 0xFFFF)
+        return bytes(rom)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        for vcpu in self.vcpus:
+            while not vcpu.exited():
+                time.sleep(0.0002)
+                self._process.check_alive()
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"QEMU ({self._process.path}) does not start within {_START_TIMEOUT:.0f} s"
+                    )
+
+    # ---- b.Partition -------------------------------------------------------------------------
+
+    def map(self, gfn: int, frame: int, count: int, access: b.Access) -> None:
+        """See `Partition.map`."""
+        self.nested.map(gfn, frame, count, access, execute=False)
+
+    def map_code(self, gfn: int, frame: int, count: int) -> None:
+        """Maps frames that are about to be executed: saves the faults that would find out."""
+        self.nested.map(gfn, frame, count, b.Access.RWX, execute=True)
+
+    def unmap(self, gfn: int, count: int) -> None:
+        """See `Partition.unmap`."""
+        self.nested.unmap(gfn, count)
+
+    def flush(self) -> None:
+        """See `Partition.flush`."""
+        # Every VMRUN flushes (TLB_CONTROL), so whoever runs now has to come out once.
+        running = [vcpu for vcpu in self.vcpus if not vcpu.exited()]
+        for vcpu in running:
+            vcpu.kick()
+        deadline = time.monotonic() + _FLUSH_TIMEOUT
+        for vcpu in running:
+            while not vcpu.exited():
+                if time.monotonic() > deadline:
+                    self.check_alive()
+                    raise EngineError(f"vCPU {vcpu.index} of QEMU does not stop")
+                time.sleep(0.00005)
+
+    def write(self, frame: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """See `Partition.write`."""
+        start = (frame << PAGE_SHIFT) + offset
+        size = len(data)
+        if not size:
+            return
+        last = (start + size - 1) >> PAGE_SHIFT
+        if any(self.memory.executed[start >> PAGE_SHIFT : last + 1]):
+            physical = L.physical(start >> PAGE_SHIFT) | start & (PAGE_SIZE - 1)
+            self._dma.write(physical, data)
+        else:
+            self.memory.u8[start : start + size] = data
+
+    def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:
+        """See `Partition.set_constant_cpuid`."""
+        group, index = {0: (0, leaf), 0x4: (1, leaf - 0x40000000), 0x8: (2, leaf - 0x80000000)}.get(
+            leaf >> 28, (0, L.CPUID_LEAVES)
+        )
+        if index >= L.CPUID_LEAVES:
+            return
+        entry = self.area + L.CPUID_TABLE + (group * L.CPUID_LEAVES + index) * L.CPUID_ENTRY_SIZE
+        words = (0, 0, 0, 0, 0) if regs is None else (1, *regs)
+        struct.pack_into("<5I", self.memory.u8, entry, *words)
+
+    def want_doorbell(self, wanted: bool) -> None:
+        """See `Partition.want_doorbell`."""
+        for vcpu in self.vcpus:
+            vcpu.set_bell(wanted)
+
+    def clear_doorbell(self) -> None:
+        """See `Partition.clear_doorbell`."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._process.doorbell.recv(4096):
+                self.check_alive()
+
+    def check_alive(self) -> None:
+        """See `Partition.check_alive`."""
+        self._process.check_alive()
+
+    def interrupt(self, vcpu: TcgVcpu) -> None:
+        """Sends the kick interrupt to a vCPU's stub unless one is on its way."""
+        if vcpu.mark_kicked():
+            self._dma.interrupt(vcpu.index, L.KICK_VECTOR)
+
+    def close(self) -> None:
+        """See `Partition.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._process.close()
+        self._dma.close()
+        self.nested.close()
+        self.memory.release(self._area_frame, self._frames)
+
+    # ---- on the guest's behalf ---------------------------------------------------------------
+
+    def read_physical64(self, gpa: int) -> int | None:
+        """The aligned 8 bytes at a guest-physical address; None where nothing is mapped."""
+        entry = self.nested.entry(gpa >> PAGE_SHIFT)
+        if not entry & 1:
+            return None
+        return self.memory.u64[(L.frame_of(entry) << PAGE_SHIFT | gpa & (PAGE_SIZE - 1)) >> 3]
+
+    def translate(self, vcpu: TcgVcpu, address: int, *, write: bool = False) -> int:
+        """Linear to guest-physical in the vCPU's present mode; raises PageFault."""
+        mode = PagingMode(vcpu.get("cr0"), vcpu.get("cr3"), vcpu.get("cr4"), vcpu.get("efer"))
+        return translate(mode, address, self.read_physical64, write=write)
+
+    def read_linear(self, vcpu: TcgVcpu, address: int, size: int) -> bytes:
+        """Up to `size` bytes at a linear address; fewer where the next page is absent."""
+        out = b""
+        while len(out) < size:
+            at = address + len(out)
+            try:
+                gpa = self.translate(vcpu, at)
+            except PageFault:
+                break
+            entry = self.nested.entry(gpa >> PAGE_SHIFT)
+            if not entry & 1:
+                break
+            step = min(size - len(out), PAGE_SIZE - (gpa & (PAGE_SIZE - 1)))
+            start = L.frame_of(entry) << PAGE_SHIFT | gpa & (PAGE_SIZE - 1)
+            out += bytes(self.memory.u8[start : start + step])
+        return out
+
+    def string_port(self, vcpu: TcgVcpu, exit_: b.PortIo, value: int) -> None:
+        """Carries out INS from a port that answers `value`."""
+        raise EngineError(f"INS from port {exit_.port:#x} is not supported")
+
+    def emulate(
+        self,
+        vcpu: TcgVcpu,
+        read: Callable[[int, int], int],
+        write: Callable[[int, int, int], None],
+    ) -> None:
+        """Carries out an instruction that touches a device."""
+        raise EngineError("not there")
+
+
+def _gate(address: int) -> bytes:
+    """A 64-bit interrupt gate for code selector 8 (Intel SDM volume 3, figure 6-8)."""
+    return struct.pack(
+        "<HHBBHII", address & 0xFFFF, 8, 0, 0x8E, address >> 16 & 0xFFFF, address >> 32, 0
+    )

@@ -1,0 +1,461 @@
+"""One virtual CPU of the embedded engine: its mailbox, its VMCB and the decoding of its exits.
+
+Facts: AMD64 APM volume 2, chapter 15 and appendices B and C.  QEMU specifics (nRIP is never set,
+EFER.SVME must stay) are in the project's engine notes.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hvmlite.engine import atomics
+from hvmlite.engine import base as b
+from hvmlite.engine.tcg import layout as L
+from hvmlite.errors import EngineError
+
+if TYPE_CHECKING:
+    from hvmlite.engine.tcg.partition import TcgPartition
+
+_MASK32 = 0xFFFF_FFFF
+_MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+_COMMAND_TIMEOUT = 10.0
+_VMCALL = b"\x0f\x01\xc1"
+_VMCALL_LENGTH = 3
+_UD = 6
+_SEGMENT = struct.Struct("<HHIQ")
+_WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
+SPIN_LIMIT = 20000
+"""Polls of an idle stub before it sleeps: about 50 µs, longer than most exits take to answer."""
+
+# Guest state that VMLOAD and VMSAVE switch, and what else the stub never touches: straight through.
+_PASS_MSRS = (
+    0x174, 0x175, 0x176, 0x277, 0xDA0,
+    0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,
+    0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,
+)  # fmt: skip
+_PASS_MSR_READS = (0x10,)
+
+
+def msr_map() -> bytearray:
+    """The MSR permission map: everything exits but the MSRs named above."""
+    table = bytearray(b"\xff" * L.MSR_MAP_SIZE)
+    for msrs, bits in ((_PASS_MSRS, 3), (_PASS_MSR_READS, 1)):
+        for msr in msrs:
+            base, index = (0, msr) if msr < 0x2000 else (0x800, msr - 0xC0000000)
+            table[base + index // 4] &= ~(bits << (2 * (index % 4)))
+    return table
+
+
+class TcgVcpu(b.EngineVcpu):
+    """A vCPU that a stub runs under VMRUN."""
+
+    def __init__(self, partition: TcgPartition, index: int, area: int) -> None:
+        self.index = index
+        self._partition = partition
+        memory = partition.memory
+        self._u8, self._u32, self._u64 = memory.u8, memory.u32, memory.u64
+        start = area + L.CPU_AREAS + index * L.CPU_STRIDE
+        self._mailbox = mailbox = start + L.CPU_MAILBOX
+        self._vmcb = vmcb = start + L.CPU_VMCB
+        # Word indexes of what every exit touches.
+        self._state = (mailbox + L.STATE) // 4
+        self._state_address = memory.address + mailbox + L.STATE
+        self._kicked_address = memory.address + mailbox + L.KICKED
+        self._asleep = (mailbox + L.ASLEEP) // 4
+        self._kicked = (mailbox + L.KICKED) // 4
+        self._bell = (mailbox + L.BELL) // 4
+        self._flags = (mailbox + L.FLAGS) // 4
+        self._rbx = (mailbox + L.GENERAL["rbx"]) // 8
+        self._rdi = (mailbox + L.GENERAL["rdi"]) // 8
+        self._rax = (vmcb + L.CONTROL["rax"]) // 8
+        self._rip = (vmcb + L.CONTROL["rip"]) // 8
+        self._code = (vmcb + L.EXIT_CODE) // 8
+        self._int_info = (vmcb + L.EXIT_INT_INFO) // 8
+        self._inject = (vmcb + L.EVENT_INJECT) // 8
+        self._int_control = (vmcb + L.INT_CONTROL) // 4
+        self._int_vector = (vmcb + L.INT_VECTOR) // 4
+        self._int_state = (vmcb + L.INT_STATE) // 4
+        self._registers = {name: (mailbox + off) // 8 for name, off in L.GENERAL.items()}
+        self._registers |= {name: (vmcb + off) // 8 for name, off in L.CONTROL.items()}
+        self._requested = -1
+        self._taken = False
+        self._next_rip = 0
+        self._started = False
+        self.exits = dict.fromkeys((0,), 0)
+        self._decoders: dict[int, Callable[[], b.Exit | None]] = {
+            L.EXIT_VMMCALL: self._hypercall,
+            L.EXIT_EXCEPTION + L.UD_VECTOR: self._undefined,
+            L.EXIT_CPUID: self._cpuid,
+            L.EXIT_MSR: self._msr,
+            L.EXIT_IO: self._port,
+            L.EXIT_NPF: self._nested_fault,
+            L.EXIT_HLT: self._halt,
+            L.EXIT_INTR: self._interrupted,
+            L.EXIT_NMI: self._interrupted,
+            L.EXIT_SHUTDOWN: self._shut_down,
+            L.EXIT_INVD: self._skip_two,
+            L.EXIT_INVALID: self._invalid,
+        }
+        for code in range(L.EXIT_VMRUN, L.EXIT_SKINIT + 1):
+            self._decoders.setdefault(code, self._no_svm)
+        self._exit_hypercall = b.Hypercall()
+        self._exit_cpuid = b.Cpuid()
+        self._exit_msr = b.Msr()
+        self._exit_port = b.PortIo()
+        self._exit_mmio = b.Mmio()
+        self._exit_halt = b.Halt()
+        self._exit_shutdown = b.Shutdown()
+        self._exit_kicked = b.Kicked()
+        self._exit_failure = b.Failure()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        u32, u64, vmcb, mailbox = self._u32, self._u64, self._vmcb, self._mailbox
+        area = self._partition.area
+        u32[(mailbox + L.INDEX) // 4] = self.index
+        # A sleeping stub needs kicks, which need the DMA device, which the stub sets up.
+        u32[(mailbox + L.SPIN) // 4] = _MASK32
+        u32[self._flags] = L.FLAG_LOAD | L.FLAG_CPUID
+        u64[(mailbox + L.VMCB_ADDRESS) // 8] = vmcb
+        u64[(mailbox + L.HSAVE_ADDRESS) // 8] = vmcb - L.CPU_VMCB + L.CPU_HSAVE
+        u64[(mailbox + L.CPUID_ADDRESS) // 8] = area + L.CPUID_TABLE
+        u32[(vmcb + L.INTERCEPT_EXCEPTIONS) // 4] = 1 << L.UD_VECTOR
+        u32[(vmcb + L.INTERCEPT_1) // 4] = (
+            L.INTERCEPT_INTR | L.INTERCEPT_NMI | L.INTERCEPT_CPUID | L.INTERCEPT_INVD
+            | L.INTERCEPT_HLT | L.INTERCEPT_IO | L.INTERCEPT_MSR | L.INTERCEPT_SHUTDOWN
+        )  # fmt: skip
+        u32[(vmcb + L.INTERCEPT_2) // 4] = L.INTERCEPT_SVM
+        u64[(vmcb + L.IO_MAP_ADDRESS) // 8] = area + L.IO_MAP
+        u64[(vmcb + L.MSR_MAP_ADDRESS) // 8] = area + L.MSR_MAP
+        u32[(vmcb + L.ASID) // 4] = 1
+        u32[(vmcb + L.TLB_CONTROL) // 4] = 1
+        u32[self._int_control] = L.V_INTR_MASKING
+        u64[(vmcb + L.NESTED_CONTROL) // 8] = 1
+        u64[(vmcb + L.NESTED_CR3) // 8] = self._partition.nested.root_address
+        # The stub starts with a command of its own: getting ready.
+        u32[self._state] = _MASK32
+
+    def allow_sleep(self) -> None:
+        """Lets the stub sleep while it has nothing to do; kicks must work from now on."""
+        self._u32[(self._mailbox + L.SPIN) // 4] = SPIN_LIMIT
+
+    # ---- commands ---------------------------------------------------------------------------
+
+    def _post(self, command: int) -> None:
+        # The exchange orders the command before the look at the sleep flag; the stub does the same
+        # the other way round, so one of the two always sees the other.
+        atomics.exchange32(self._state_address, command)
+        if self._u32[self._asleep]:
+            self._partition.interrupt(self)
+
+    def wait(self) -> None:
+        """Returns when the stub has carried out its command; only for short commands."""
+        state, u32, spins, deadline = self._state, self._u32, 0, 0.0
+        while u32[state]:
+            spins += 1
+            if spins & 0x3FF == 0:
+                self._partition.check_alive()
+                now = time.monotonic()
+                deadline = deadline or now + _COMMAND_TIMEOUT
+                if now > deadline:
+                    raise EngineError(f"vCPU {self.index} of QEMU does not answer")
+                time.sleep(0 if spins < 0x8000 else 0.0002)
+
+    def command(self, command: int, *arguments: int) -> tuple[int, int, int, int]:
+        """Has the stub carry out a command; returns its four result words."""
+        first = (self._mailbox + L.ARGUMENTS) // 8
+        for i, argument in enumerate(arguments):
+            self._u64[first + i] = argument
+        self._post(command)
+        self.wait()
+        words = self._u64[first : first + 4]
+        return words[0], words[1], words[2], words[3]
+
+    def hardware_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """See `EngineVcpu.hardware_cpuid`."""
+        return self.command(L.CMD_CPUID, leaf, subleaf)
+
+    def read_tsc(self) -> int:
+        """See `EngineVcpu.read_tsc`."""
+        return self.command(L.CMD_RDTSC)[0]
+
+    def read32(self, address: int) -> int:
+        """Reads an L1-physical address (devices of the QEMU machine)."""
+        return self.command(L.CMD_READ32, address)[1] & _MASK32
+
+    def write32(self, address: int, value: int) -> None:
+        """Writes an L1-physical address (devices of the QEMU machine)."""
+        self.command(L.CMD_WRITE32, address, value)
+
+    def measure_exits(self, count: int) -> int:
+        """TSC ticks that `count` bare VMRUN/#VMEXIT pairs take; the guest must loop on VMMCALL."""
+        return self.command(L.CMD_MEASURE, count)[1]
+
+    # ---- run ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """See `EngineVcpu.start`."""
+        self._started = True
+        vector = self._requested
+        if vector >= 0:
+            self._u32[self._int_vector] = vector
+            self._u32[self._int_control] = (
+                L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
+            )
+        atomics.exchange32(self._state_address, L.CMD_RUN)
+        if self._u32[self._asleep]:
+            self._partition.interrupt(self)
+
+    def exited(self) -> bool:
+        """See `EngineVcpu.exited`."""
+        return not self._u32[self._state]
+
+    def take_exit(self) -> b.Exit | None:
+        """See `EngineVcpu.take_exit`."""
+        u64 = self._u64
+        self._started = False
+        if self._requested >= 0:
+            self._taken = not self._u32[self._int_control] & L.V_IRQ
+            self._u32[self._int_control] = L.V_INTR_MASKING
+            self._requested = -1
+        info = u64[self._int_info]
+        if info & L.EVENT_VALID:
+            # The exit came in the middle of a delivery: have it delivered again.
+            u64[self._inject] = info
+        code = u64[self._code]
+        decoder = self._decoders.get(code)
+        if decoder is None:
+            self._exit_failure.reason = f"unexpected #VMEXIT code {code:#x}"
+            return self._exit_failure
+        return decoder()
+
+    def kick(self) -> None:
+        """See `EngineVcpu.kick`."""
+        if self._started and self._u32[self._state] and not self._u32[self._kicked]:
+            self._partition.interrupt(self)
+
+    def mark_kicked(self) -> bool:
+        """Notes that an interrupt is on its way; False if one already is."""
+        return not atomics.exchange32(self._kicked_address, 1)
+
+    def set_bell(self, wanted: int) -> None:
+        """Has the stub ring when it is done with what it is doing."""
+        atomics.exchange32(self._state_address + L.BELL - L.STATE, wanted)
+
+    # ---- exits ----------------------------------------------------------------------------------
+
+    def _advance(self, length: int) -> None:
+        self._u64[self._rip] += length
+        self._u32[self._int_state] = 0
+
+    def _hypercall(self) -> b.Exit:
+        self._u64[self._rip] += _VMCALL_LENGTH
+        self._u32[self._int_state] = 0
+        return self._exit_hypercall
+
+    def _undefined(self) -> b.Exit | None:
+        # VMCALL is undefined on a CPU with SVM: a guest that took us for Intel used it.
+        code = self.fetch(_VMCALL_LENGTH)
+        if code == _VMCALL:
+            return self._hypercall()
+        self.inject_exception(_UD)
+        return None
+
+    def _cpuid(self) -> b.Exit:
+        exit_ = self._exit_cpuid
+        exit_.leaf = self._u64[self._rax] & _MASK32
+        exit_.subleaf = self._u64[self._rbx + 1] & _MASK32
+        return exit_
+
+    def _msr(self) -> b.Exit | None:
+        exit_ = self._exit_msr
+        u64 = self._u64
+        exit_.index = u64[self._rbx + 1] & _MASK32
+        exit_.write = bool(u64[self._code + 1] & 1)
+        exit_.value = (u64[self._rax] & _MASK32) | (u64[self._rbx + 2] & _MASK32) << 32
+        return exit_
+
+    def _port(self) -> b.Exit:
+        exit_ = self._exit_port
+        info = self._u64[self._code + 1]
+        self._next_rip = self._u64[self._code + 2]
+        exit_.port = info >> 16 & 0xFFFF
+        exit_.size = info >> 4 & 7
+        exit_.write = not info & 1
+        exit_.string = bool(info & 4)
+        exit_.value = self._u64[self._rax] & ((1 << 8 * exit_.size) - 1) if exit_.write else 0
+        return exit_
+
+    def _nested_fault(self) -> b.Exit | None:
+        info = self._u64[self._code + 1]
+        gpa = self._u64[self._code + 2]
+        fetch = bool(info & L.NPF_FETCH)
+        if fetch and self._partition.nested.make_executable(gpa >> 12):
+            return None
+        exit_ = self._exit_mmio
+        exit_.gpa = gpa
+        exit_.write = bool(info & L.NPF_WRITE)
+        exit_.fetch = fetch
+        return exit_
+
+    def _halt(self) -> b.Exit:
+        self._advance(1)
+        return self._exit_halt
+
+    def _interrupted(self) -> b.Exit:
+        return self._exit_kicked
+
+    def _shut_down(self) -> b.Exit:
+        return self._exit_shutdown
+
+    def _skip_two(self) -> None:
+        self._advance(2)
+
+    def _no_svm(self) -> None:
+        self.inject_exception(_UD)
+
+    def _invalid(self) -> b.Exit:
+        self._exit_failure.reason = "VMRUN refuses this state (VMEXIT_INVALID)"
+        return self._exit_failure
+
+    # ---- answers ----------------------------------------------------------------------------
+
+    def hypercall_registers(self) -> tuple[int, int, int, int, int, int]:
+        """See `EngineVcpu.hypercall_registers`."""
+        u64, first = self._u64, self._rbx
+        # Mailbox order from rbx: rbx rcx rdx rsi rdi rbp r8 r9 r10.
+        return (
+            u64[self._rax], u64[first + 4], u64[first + 3],
+            u64[first + 2], u64[first + 8], u64[first + 6],
+        )  # fmt: skip
+
+    def set_rax(self, value: int) -> None:
+        """See `EngineVcpu.set_rax`."""
+        self._u64[self._rax] = value
+
+    def request_interrupt(self, vector: int) -> None:
+        """See `EngineVcpu.request_interrupt`."""
+        self._requested = vector
+        self._taken = False
+
+    def interrupt_taken(self) -> bool:
+        """See `EngineVcpu.interrupt_taken`."""
+        return self._taken
+
+    def inject_exception(self, vector: int, error_code: int | None = None) -> None:
+        """See `EngineVcpu.inject_exception`."""
+        event = vector | L.EVENT_EXCEPTION | L.EVENT_VALID
+        if error_code is not None:
+            event |= L.EVENT_ERROR_CODE | error_code << 32
+        self._u64[self._inject] = event
+
+    def inject_nmi(self) -> None:
+        """See `EngineVcpu.inject_nmi`."""
+        self._u64[self._inject] = 2 | L.EVENT_NMI | L.EVENT_VALID
+
+    def complete_cpuid(self, eax: int, ebx: int, ecx: int, edx: int) -> None:
+        """See `EngineVcpu.complete_cpuid`."""
+        self._u64[self._rax] = eax
+        self._u64[self._rbx] = ebx
+        self._u64[self._rbx + 1] = ecx
+        self._u64[self._rbx + 2] = edx
+        self._advance(2)
+
+    def complete_rdmsr(self, value: int) -> None:
+        """See `EngineVcpu.complete_rdmsr`."""
+        self._u64[self._rax] = value & _MASK32
+        self._u64[self._rbx + 2] = value >> 32 & _MASK32
+        self._advance(2)
+
+    def complete_wrmsr(self) -> None:
+        """See `EngineVcpu.complete_wrmsr`."""
+        self._advance(2)
+
+    def complete_in(self, value: int) -> None:
+        """See `EngineVcpu.complete_in`."""
+        exit_ = self._exit_port
+        if exit_.string:
+            self._partition.string_port(self, exit_, value)
+        elif exit_.size == 4:
+            self._u64[self._rax] = value & _MASK32
+        else:
+            mask = (1 << 8 * exit_.size) - 1
+            self._u64[self._rax] = self._u64[self._rax] & ~mask & _MASK64 | value & mask
+        self._u64[self._rip] = self._next_rip
+        self._u32[self._int_state] = 0
+
+    def complete_out(self) -> None:
+        """See `EngineVcpu.complete_out`."""
+        self._u64[self._rip] = self._next_rip
+        self._u32[self._int_state] = 0
+
+    def emulate_mmio(
+        self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """See `EngineVcpu.emulate_mmio`."""
+        self._partition.emulate(self, read, write)
+
+    # ---- state --------------------------------------------------------------------------------
+
+    def load(self, state: b.CpuState) -> None:
+        """See `EngineVcpu.load`."""
+        for name in b.GENERAL_REGISTERS:
+            self.set(name, state.general.get(name, 0))
+        for name in b.SEGMENT_REGISTERS:
+            self.set_segment(name, state.segments.get(name, b.Segment()))
+        for name in ("rip", "rflags", "cr0", "cr3", "cr4", "efer", "dr6", "dr7"):
+            self.set(name, getattr(state, name))
+        self.set("cr2", 0)
+        self._u64[(self._vmcb + L.GUEST_PAT) // 8] = state.pat
+        # FS and GS base, the syscall MSRs and KernelGSBase follow in VMLOAD.
+        for offset in range(0x600, 0x640, 8):
+            self._u64[(self._vmcb + offset) // 8] = 0
+        self._u8[self._vmcb + L.CPL] = 0
+        self._u64[self._inject] = 0
+        self._u64[self._int_info] = 0
+        self._u32[self._int_state] = 0
+        self._u32[self._flags] |= L.FLAG_LOAD
+        self._requested = -1
+
+    def get(self, name: str) -> int:
+        """See `EngineVcpu.get`."""
+        value = self._u64[self._registers[name]]
+        return value & ~L.EFER_SVME if name == "efer" else value
+
+    def set(self, name: str, value: int) -> None:
+        """See `EngineVcpu.set`."""
+        if name == "efer":
+            value |= L.EFER_SVME
+        self._u64[self._registers[name]] = value & _MASK64
+
+    def segment(self, name: str) -> b.Segment:
+        """See `EngineVcpu.segment`."""
+        selector, access, limit, base = _SEGMENT.unpack_from(
+            self._u8, self._vmcb + L.SEGMENTS[name]
+        )
+        return b.Segment(selector, base, limit, access)
+
+    def set_segment(self, name: str, value: b.Segment) -> None:
+        """See `EngineVcpu.set_segment`."""
+        _SEGMENT.pack_into(
+            self._u8, self._vmcb + L.SEGMENTS[name],
+            value.selector, value.access, value.limit, value.base,
+        )  # fmt: skip
+
+    @property
+    def mode(self) -> int:
+        """Address size of the code that runs: 16, 32 or 64."""
+        access = self._u32[(self._vmcb + L.SEGMENTS["cs"]) // 4] >> 16
+        if self._u64[self._registers["efer"]] & L.EFER_LMA and access & 0x200:
+            return 64
+        return 32 if access & 0x400 else 16
+
+    def fetch(self, size: int) -> bytes:
+        """Up to `size` instruction bytes at rip; fewer where the guest has no memory."""
+        rip = self._u64[self._rip]
+        if self.mode != 64:
+            rip = (rip + self.segment("cs").base) & _MASK32
+        return self._partition.read_linear(self, rip, size)
