@@ -1,1 +1,1 @@
-"""."""
+"""CPUs: run guest instructions, return typed exits, handle none."""

@@ -178,8 +178,11 @@ class EngineVcpu(ABC):
         """Sets a register of `SEGMENT_REGISTERS`."""
 
     @abstractmethod
-    def hypercall_registers(self) -> tuple[int, int, int, int, int, int]:
-        """Returns rax, rdi, rsi, rdx, r10, r8 (64-bit convention) in one go."""
+    def hypercall_registers(self) -> tuple[int, int, int, tuple[int, int, int, int, int]]:
+        """Returns (mode, privilege level, number, arguments) of a hypercall in one go.
+
+        Arguments are rdi, rsi, rdx, r10, r8 of a 64-bit caller, else ebx, ecx, edx, esi, edi.
+        """
 
     @abstractmethod
     def set_rax(self, value: int) -> None:
@@ -247,6 +250,24 @@ class EngineVcpu(ABC):
         cannot be carried out raises `EngineError` that names it.
         """
 
+    @property
+    @abstractmethod
+    def cpl(self) -> int:
+        """The current privilege level, 0 to 3."""
+
+    @property
+    @abstractmethod
+    def mode(self) -> int:
+        """Operand size of the code that runs: 16, 32 or 64."""
+
+    @abstractmethod
+    def translate(self, address: int, *, write: bool = False) -> int:
+        """Linear to guest-physical address by the guest's own tables; raises paging.PageFault."""
+
+    @abstractmethod
+    def fetch(self, size: int) -> bytes:
+        """Up to `size` instruction bytes at the instruction pointer."""
+
     @abstractmethod
     def hardware_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """Returns eax, ebx, ecx, edx of the CPU under the guest, in this vCPU's own state."""
@@ -264,8 +285,13 @@ class Partition(ABC):
     doorbell: int
 
     @abstractmethod
-    def map(self, gfn: int, frame: int, count: int, access: Access) -> None:
-        """Maps `count` guest frames from `gfn` to machine frames from `frame`."""
+    def map(
+        self, gfn: int, frame: int, count: int, access: Access, *, code: bool = False
+    ) -> None:
+        """Maps `count` guest frames from `gfn` to machine frames from `frame`.
+
+        `code` says that the guest will execute them: write them first, it saves exits.
+        """
 
     @abstractmethod
     def unmap(self, gfn: int, count: int) -> None:

@@ -13,7 +13,7 @@ from importlib import resources
 
 from hvmlite.engine import base as b
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE, MachineMemory
-from hvmlite.engine.paging import PageFault, PagingMode, translate
+from hvmlite.engine.paging import PageFault
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.dma import DmaDevice
 from hvmlite.engine.tcg.nested import NestedTables
@@ -27,10 +27,9 @@ _START_TIMEOUT = 30.0
 _FLUSH_TIMEOUT = 10.0
 _PHYSICAL_GIB = 512
 
-# Ports that exit: the doorbell and fw_cfg, the only ports behind which our QEMU machine has
-# anything, and 0x64/0xcf9 so that a guest's reset by port is seen.  All others reach QEMU's empty
-# bus, which answers all ones as Xen does for a domU, without an exit.
-TRAPPED_PORTS = (0x64, 0xE9, 0xCF9, *range(0x510, 0x520))
+# Ports that exit: those behind which our QEMU machine has something (the doorbell, fw_cfg).  All
+# others reach its empty bus, which answers all ones as Xen does for a domU, without an exit.
+TRAPPED_PORTS = (0xE9, *range(0x510, 0x520))
 
 
 def _code(name: str) -> bytes:
@@ -103,6 +102,11 @@ class TcgPartition(b.Partition):
         struct.pack_into("<BH", rom, 0xFFF0, 0xE9, (symbols.ROM_RESET - 0xFFF3) & 0xFFFF)
         return bytes(rom)
 
+    @property
+    def qemu_path(self) -> str:
+        """The QEMU binary that runs."""
+        return self._process.path
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
         for vcpu in self.vcpus:
@@ -116,13 +120,11 @@ class TcgPartition(b.Partition):
 
     # ---- b.Partition -------------------------------------------------------------------------
 
-    def map(self, gfn: int, frame: int, count: int, access: b.Access) -> None:
+    def map(
+        self, gfn: int, frame: int, count: int, access: b.Access, *, code: bool = False
+    ) -> None:
         """See `Partition.map`."""
-        self.nested.map(gfn, frame, count, access, execute=False)
-
-    def map_code(self, gfn: int, frame: int, count: int) -> None:
-        """Maps frames that are about to be executed: saves the faults that would find out."""
-        self.nested.map(gfn, frame, count, b.Access.RWX, execute=True)
+        self.nested.map(gfn, frame, count, access, execute=code)
 
     def unmap(self, gfn: int, count: int) -> None:
         """See `Partition.unmap`."""
@@ -205,18 +207,13 @@ class TcgPartition(b.Partition):
             return None
         return self.memory.u64[(L.frame_of(entry) << PAGE_SHIFT | gpa & (PAGE_SIZE - 1)) >> 3]
 
-    def translate(self, vcpu: TcgVcpu, address: int, *, write: bool = False) -> int:
-        """Linear to guest-physical in the vCPU's present mode; raises PageFault."""
-        mode = PagingMode(vcpu.get("cr0"), vcpu.get("cr3"), vcpu.get("cr4"), vcpu.get("efer"))
-        return translate(mode, address, self.read_physical64, write=write)
-
     def read_linear(self, vcpu: TcgVcpu, address: int, size: int) -> bytes:
         """Up to `size` bytes at a linear address; fewer where the next page is absent."""
         out = b""
         while len(out) < size:
             at = address + len(out)
             try:
-                gpa = self.translate(vcpu, at)
+                gpa = vcpu.translate(at)
             except PageFault:
                 break
             entry = self.nested.entry(gpa >> PAGE_SHIFT)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.engine import atomics
 from hvmlite.engine import base as b
+from hvmlite.engine.paging import PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.errors import EngineError
 
@@ -27,6 +28,7 @@ _VMCALL_LENGTH = 3
 _UD = 6
 _SEGMENT = struct.Struct("<HHIQ")
 _WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
+_SAVED_SEGMENTS = frozenset(("fs", "gs", "ldtr", "tr"))
 SPIN_LIMIT = 20000
 """Polls of an idle stub before it sleeps: about 50 µs, longer than most exits take to answer."""
 
@@ -69,7 +71,9 @@ class TcgVcpu(b.EngineVcpu):
         self._bell = (mailbox + L.BELL) // 4
         self._flags = (mailbox + L.FLAGS) // 4
         self._rbx = (mailbox + L.GENERAL["rbx"]) // 8
-        self._rdi = (mailbox + L.GENERAL["rdi"]) // 8
+        self._cpl = vmcb + L.CPL
+        self._efer = (vmcb + L.CONTROL["efer"]) // 8
+        self._cs_access = (vmcb + L.SEGMENTS["cs"]) // 4
         self._rax = (vmcb + L.CONTROL["rax"]) // 8
         self._rip = (vmcb + L.CONTROL["rip"]) // 8
         self._code = (vmcb + L.EXIT_CODE) // 8
@@ -84,7 +88,7 @@ class TcgVcpu(b.EngineVcpu):
         self._taken = False
         self._next_rip = 0
         self._started = False
-        self.exits = dict.fromkeys((0,), 0)
+        self._saved = True
         self._decoders: dict[int, Callable[[], b.Exit | None]] = {
             L.EXIT_VMMCALL: self._hypercall,
             L.EXIT_EXCEPTION + L.UD_VECTOR: self._undefined,
@@ -199,6 +203,7 @@ class TcgVcpu(b.EngineVcpu):
     def start(self) -> None:
         """See `EngineVcpu.start`."""
         self._started = True
+        self._saved = False
         vector = self._requested
         if vector >= 0:
             self._u32[self._int_vector] = vector
@@ -323,13 +328,22 @@ class TcgVcpu(b.EngineVcpu):
 
     # ---- answers ----------------------------------------------------------------------------
 
-    def hypercall_registers(self) -> tuple[int, int, int, int, int, int]:
+    def hypercall_registers(self) -> tuple[int, int, int, tuple[int, int, int, int, int]]:
         """See `EngineVcpu.hypercall_registers`."""
         u64, first = self._u64, self._rbx
+        cpl = self._u8[self._cpl]
         # Mailbox order from rbx: rbx rcx rdx rsi rdi rbp r8 r9 r10.
+        if u64[self._efer] & L.EFER_LMA and self._u32[self._cs_access] & 0x2000000:
+            return (
+                64, cpl, u64[self._rax],
+                (u64[first + 4], u64[first + 3], u64[first + 2], u64[first + 8], u64[first + 6]),
+            )  # fmt: skip
         return (
-            u64[self._rax], u64[first + 4], u64[first + 3],
-            u64[first + 2], u64[first + 8], u64[first + 6],
+            self.mode, cpl, u64[self._rax] & _MASK32,
+            (
+                u64[first] & _MASK32, u64[first + 1] & _MASK32, u64[first + 2] & _MASK32,
+                u64[first + 3] & _MASK32, u64[first + 4] & _MASK32,
+            ),
         )  # fmt: skip
 
     def set_rax(self, value: int) -> None:
@@ -402,6 +416,7 @@ class TcgVcpu(b.EngineVcpu):
 
     def load(self, state: b.CpuState) -> None:
         """See `EngineVcpu.load`."""
+        self._saved = True
         for name in b.GENERAL_REGISTERS:
             self.set(name, state.general.get(name, 0))
         for name in b.SEGMENT_REGISTERS:
@@ -433,6 +448,10 @@ class TcgVcpu(b.EngineVcpu):
 
     def segment(self, name: str) -> b.Segment:
         """See `EngineVcpu.segment`."""
+        if name in _SAVED_SEGMENTS and not self._saved:
+            # VMRUN and #VMEXIT leave these in the CPU.
+            self.command(L.CMD_VMSAVE)
+            self._saved = True
         selector, access, limit, base = _SEGMENT.unpack_from(
             self._u8, self._vmcb + L.SEGMENTS[name]
         )
@@ -440,21 +459,38 @@ class TcgVcpu(b.EngineVcpu):
 
     def set_segment(self, name: str, value: b.Segment) -> None:
         """See `EngineVcpu.set_segment`."""
+        if name in _SAVED_SEGMENTS:
+            self.segment(name)
+            self._u32[self._flags] |= L.FLAG_LOAD
         _SEGMENT.pack_into(
             self._u8, self._vmcb + L.SEGMENTS[name],
             value.selector, value.access, value.limit, value.base,
         )  # fmt: skip
 
     @property
+    def cpl(self) -> int:
+        """See `EngineVcpu.cpl`."""
+        return self._u8[self._cpl]
+
+    @property
     def mode(self) -> int:
-        """Address size of the code that runs: 16, 32 or 64."""
-        access = self._u32[(self._vmcb + L.SEGMENTS["cs"]) // 4] >> 16
-        if self._u64[self._registers["efer"]] & L.EFER_LMA and access & 0x200:
+        """See `EngineVcpu.mode`."""
+        access = self._u32[self._cs_access] >> 16
+        if self._u64[self._efer] & L.EFER_LMA and access & 0x200:
             return 64
         return 32 if access & 0x400 else 16
 
+    def translate(self, address: int, *, write: bool = False) -> int:
+        """See `EngineVcpu.translate`."""
+        u64, registers = self._u64, self._registers
+        mode = PagingMode(
+            u64[registers["cr0"]], u64[registers["cr3"]],
+            u64[registers["cr4"]], u64[registers["efer"]],
+        )  # fmt: skip
+        return translate(mode, address, self._partition.read_physical64, write=write)
+
     def fetch(self, size: int) -> bytes:
-        """Up to `size` instruction bytes at rip; fewer where the guest has no memory."""
+        """See `EngineVcpu.fetch`."""
         rip = self._u64[self._rip]
         if self.mode != 64:
             rip = (rip + self.segment("cs").base) & _MASK32

@@ -1,0 +1,1 @@
+"""The public Xen ABI as data: structs, constants, wire formats. Imports nothing of ours."""

@@ -1,0 +1,183 @@
+"""The toolstack's one door to the hypervisor: what domctl, and the privileged part of memory_op,
+hvm_op and event_channel_op, are on real Xen.
+
+Everything that decides lives above this door, everything that enforces below it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from hvmlite.engine.base import CpuState, Engine
+from hvmlite.engine.memory import PAGE_SHIFT
+from hvmlite.hypervisor.clock import Clock
+from hvmlite.hypervisor.cpuid import CpuidPolicy
+from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
+from hvmlite.hypervisor.event_channel import BackendPort
+from hvmlite.hypervisor.host import Host
+from hvmlite.hypervisor.memory import Page
+from hvmlite.hypervisor.msr import MsrDevice
+from hvmlite.hypervisor.release import Release
+from hvmlite.hypervisor.vcpu import InterruptController
+
+__all__ = ["Clock", "Control", "CpuidPolicy", "CrashInfo", "Domain", "Engine", "Limits", "Page"]
+
+_STOP_TIMEOUT = 10.0
+
+
+class Control:
+    """Steers the domains of one host.  Use it from the host loop's thread only.
+
+    A `Domain` that `create_domain` returned is a handle: pass it back, reach into it for reading
+    at most.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def create_domain(
+        self,
+        vcpus: int,
+        *,
+        release: Release,
+        limits: Limits,
+        cpuid: CpuidPolicy,
+        timer_slack: int = 0,
+        domid: int | None = None,
+    ) -> Domain:
+        """Makes a paused domain without memory.
+
+        `timer_slack`: nanoseconds by which a busy guest's next tick may be late.
+        """
+        domain = Domain(
+            self.host,
+            self.host.allocate_domid() if domid is None else domid,
+            vcpus,
+            release=release,
+            limits=limits,
+            cpuid=cpuid,
+            timer_slack=timer_slack,
+        )
+        domain.pause()
+        return domain
+
+    def destroy_domain(self, domain: Domain) -> None:
+        """Frees a domain and all it had."""
+        domain.destroy()
+
+    def pause_domain(self, domain: Domain) -> None:
+        """Stops its vCPUs; counted."""
+        domain.pause()
+
+    def unpause_domain(self, domain: Domain) -> None:
+        """Undoes one pause."""
+        domain.unpause()
+
+    def shutdown_domain(self, domain: Domain, reason: int) -> None:
+        """Stops it for good, with one of SHUTDOWN_*."""
+        domain.shutdown(reason)
+
+    def on_shutdown(self, domain: Domain, callback: Callable[[Domain], None]) -> None:
+        """Has `callback(domain)` called once when the guest has shut down or crashed."""
+        domain.hooks.shutdown = callback
+
+    def on_debug_output(self, domain: Domain, callback: Callable[[bytes], None]) -> None:
+        """Has `callback(data)` called for what the guest writes to port 0xe9."""
+        domain.hooks.console_write = callback
+
+    # ---- memory ---------------------------------------------------------------------------------
+
+    def set_max_memory(self, domain: Domain, pages: int) -> None:
+        """Limits its memory (frames)."""
+        domain.max_pages = pages
+
+    def populate(self, domain: Domain, start: int, size: int) -> None:
+        """Gives it zeroed RAM at a guest-physical address (bytes, whole pages)."""
+        domain.add_ram(start >> PAGE_SHIFT, size >> PAGE_SHIFT)
+
+    def write_memory(self, domain: Domain, gpa: int, data: bytes | memoryview) -> None:
+        """Writes its memory; raises GuestAccessError."""
+        domain.memory.write(gpa, data)
+
+    def map_page(self, domain: Domain, gfn: int) -> Page:
+        """Maps one of its pages for a backend; raises GuestAccessError."""
+        return domain.memory.page(gfn)
+
+    def mark_code(self, domain: Domain, start: int, size: int) -> None:
+        """Says that a range of RAM (bytes) holds code by now, which saves the engine exits."""
+        first = start >> PAGE_SHIFT
+        domain.physmap.mark_code(first, (start + size - 1 >> PAGE_SHIFT) - first + 1)
+
+    def set_memory_map(self, domain: Domain, entries: list[tuple[int, int, int]]) -> None:
+        """Sets what XENMEM_memory_map answers: (address, size, type) in bytes."""
+        domain.memory_map = entries
+
+    # ---- vCPUs and devices ----------------------------------------------------------------------
+
+    def set_vcpu(self, domain: Domain, vcpu: int, state: CpuState) -> None:
+        """Sets the state of a stopped vCPU and brings it up."""
+        target = domain.vcpus[vcpu]
+        self._stop(domain, vcpu)
+        target.engine.load(state)
+        target.initialised = True
+        target.bring_up()
+
+    def reset_vcpu(self, domain: Domain, vcpu: int) -> None:
+        """INIT: stops a vCPU until `set_vcpu`; not a reason to power the domain off."""
+        self._stop(domain, vcpu)
+        domain.vcpus[vcpu].park()
+
+    @staticmethod
+    def _stop(domain: Domain, vcpu: int) -> None:
+        target = domain.vcpus[vcpu]
+        if not target.running:
+            return
+        target.engine.kick()
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        while not target.engine.exited():
+            if time.monotonic() > deadline:
+                domain.partition.check_alive()
+                break
+        # Whatever it was about to do is gone with its state.
+        target.engine.take_exit()
+        target.running = False
+
+    def set_cpuid(self, domain: Domain) -> None:
+        """Puts the domain's CPUID policy into force; do it once the time is calibrated."""
+        domain.resync_time(domain.vcpus[0])
+        domain.cpuid.hand_to_engine(domain)
+
+    def attach_interrupt_controller(
+        self, domain: Domain, vcpu: int, controller: InterruptController
+    ) -> None:
+        """Gives a vCPU a local APIC."""
+        domain.vcpus[vcpu].lapic = controller
+
+    def attach_msrs(self, domain: Domain, device: MsrDevice) -> None:
+        """Adds a device that has MSRs."""
+        domain.msr_devices.append(device)
+
+    def attach_mmio(self, domain: Domain, device: MmioRange) -> None:
+        """Adds a device at guest-physical addresses."""
+        domain.mmio_devices.append(device)
+
+    # ---- HVM parameters, event channels, grants -------------------------------------------------
+
+    def set_param(self, domain: Domain, index: int, value: int) -> None:
+        """Sets an HVM parameter."""
+        domain.params.values[index] = value
+
+    def allocate_port(self, domain: Domain, callback: Callable[[], None]) -> BackendPort:
+        """Makes an event channel of the guest that is bound to a backend's `callback()`."""
+        return domain.evtchn.alloc_for_backend(callback)
+
+    def bind_port(self, domain: Domain, port: int, callback: Callable[[], None]) -> BackendPort:
+        """Binds a channel that the guest allocated for domain 0."""
+        return domain.evtchn.bind_backend(port, callback)
+
+    def seed_grant(self, domain: Domain, ref: int, gfn: int) -> None:
+        """Grants domain 0 one of the guest's pages in a reserved entry (console, xenstore)."""
+        domain.grants.set_reserved(ref, 0, gfn)

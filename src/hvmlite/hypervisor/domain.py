@@ -1,0 +1,307 @@
+"""A domain: its memory, vCPUs, event channels, grants and limits; enforcement only.
+
+The toolstack makes and steers domains through hypervisor/control.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvmlite.abi.layout import Abi
+from hvmlite.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff
+from hvmlite.abi.xen import shared_info, vcpu_info
+from hvmlite.engine.paging import PageFault
+from hvmlite.hypervisor.call import Call
+from hvmlite.hypervisor.event_channel import EventChannels
+from hvmlite.hypervisor.grant_table import GrantTable
+from hvmlite.hypervisor.hvm_params import HvmParams
+from hvmlite.hypervisor.memory import GuestAccessError, GuestMemory, Page
+from hvmlite.hypervisor.physmap import P2mType, Physmap
+from hvmlite.hypervisor.release import Release
+from hvmlite.hypervisor.timekeeping import TscCalibration
+from hvmlite.hypervisor.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from hvmlite.hypervisor.cpuid import CpuidPolicy
+    from hvmlite.hypervisor.host import Host
+    from hvmlite.hypervisor.msr import MsrDevice
+
+VCPU_INFO_SIZE = vcpu_info.sizeof()
+LEGACY_MAX_VCPUS = 32
+BITS_64 = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a domain may have at most (the defaults of Xen and xl)."""
+
+    max_evtchn_port: int = 1023
+    max_grant_frames: int = 64
+    max_maptrack_frames: int = 1024
+    max_grant_version: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CrashInfo:
+    """Why a domain crashed, in words, and which vCPU was at fault (None: no one vCPU)."""
+
+    reason: str
+    vcpu: int | None = None
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Whom to tell what; the toolstack fills them in.  All run in the host loop."""
+
+    shutdown: Callable[[Domain], None] | None = None
+    console_write: Callable[[bytes], None] | None = None
+    """Output of port 0xe9 and CONSOLEIO_write."""
+
+
+class Domain:
+    """One guest."""
+
+    def __init__(
+        self,
+        host: Host,
+        domid: int,
+        vcpus: int,
+        *,
+        release: Release,
+        limits: Limits,
+        cpuid: CpuidPolicy,
+        timer_slack: int,
+    ) -> None:
+        self.host = host
+        self.domid = domid
+        self.clock = host.clock
+        self.timers = host.timers
+        self.release = release
+        self.limits = limits
+        self.max_evtchn_port = limits.max_evtchn_port
+        self.cpuid = cpuid
+        self.timer_slack = timer_slack
+        self.abi = Abi.X86_64
+        self.hooks = Hooks()
+        self.partition = host.engine.create(host.machine, vcpus)
+        self.calibration = TscCalibration(host.clock)
+        self.calibration.begin(self.partition.vcpus[0])
+        self.time_stale = True
+        self.physmap = Physmap(self.partition)
+        self.memory = GuestMemory(host.machine, self.partition, self.physmap)
+        self.max_pages = 0
+        self.total_pages = 0
+        self.shared_info = Page(host.machine, host.machine.allocate(1))
+        self.vm_assist = 0
+        self.callback_vector = -1
+        self.params = HvmParams(self)
+        self.memory_map: list[tuple[int, int, int]] = []
+        self.msr_devices: list[MsrDevice] = []
+        self.mmio_devices: list[MmioRange] = []
+        self.pause_count = 0
+        self.shutdown_code = -1
+        self.crash_info: CrashInfo | None = None
+        self.stopped = False
+        self.destroyed = False
+        self.unknown_calls: Counter[str] = Counter()
+        self._owned: list[tuple[int, int]] = []
+        self.vcpus = [Vcpu(self, i, engine) for i, engine in enumerate(self.partition.vcpus)]
+        for vcpu in self.vcpus:
+            self.place_vcpu_info(vcpu)
+        self.evtchn = EventChannels(self)
+        self.grants = GrantTable(self)
+        host.add_reader(self.partition.doorbell, self.partition.clear_doorbell)
+        host.domains[domid] = self
+
+    # ---- shared info and time -------------------------------------------------------------------
+
+    def place_vcpu_info(self, vcpu: Vcpu) -> None:
+        """Puts a vcpu_info that the guest never registered where it starts out."""
+        if vcpu.id < LEGACY_MAX_VCPUS:
+            vcpu.set_info(self.shared_info, vcpu.id * VCPU_INFO_SIZE)
+        else:
+            # Xen keeps these on a dummy page of its own until the guest says where they go.
+            vcpu.set_info(Page(self.host.machine, self.allocate_own()), 0)
+
+    def allocate_own(self) -> int:
+        """A zeroed frame of the hypervisor's for this domain; freed with it."""
+        frame = self.host.machine.allocate(1)
+        self._owned.append((frame, 1))
+        return frame
+
+    def latch_shinfo_size(self, vcpu: Vcpu) -> None:
+        """Takes the caller's bitness for the layout of shared_info (Xen: at hypercall page set-up
+        and at the setting of the callback)."""
+        abi = Abi.X86_64 if vcpu.engine.mode == BITS_64 else Abi.X86_32
+        if abi is not self.abi:
+            self.abi = abi
+            self.update_wallclock()
+            for each in self.vcpus:
+                each.update_time()
+
+    def resync_time(self, vcpu: Vcpu) -> None:
+        """Renews the TSC calibration with a stopped vCPU."""
+        self.calibration.sync(vcpu.engine)
+        self.time_stale = False
+        self.timers.at(self.calibration.next_sync, self._time_is_stale)
+
+    def _time_is_stale(self) -> None:
+        self.time_stale = True
+
+    def update_wallclock(self) -> None:
+        """Writes the wall-clock time at system time zero into shared_info."""
+        seconds, nanoseconds = divmod(self.clock.wall() - self.clock.now(), 1_000_000_000)
+        page, abi = self.shared_info, self.abi
+        version = shared_info.offsetof("wc_version", abi) // 4
+        page.exchange32(version, page.u32[version] | 1)
+        page.u32[version + 1] = seconds & 0xFFFF_FFFF
+        page.u32[version + 2] = nanoseconds
+        if abi is Abi.X86_64:
+            page.u32[shared_info.offsetof("wc_sec_hi", abi) // 4] = seconds >> 32
+        page.exchange32(version, (page.u32[version] + 1) & 0xFFFF_FFFF)
+
+    def write_time_area(self, vcpu: Vcpu) -> None:
+        """Copies the time record to where VCPUOP_register_vcpu_time_memory_area said."""
+        if vcpu.time_area is None:
+            return
+        address, abi = vcpu.time_area
+        call = Call(vcpu, abi, ())
+        try:
+            call.write_guest(address, self.calibration.record(2).pack(abi))
+        except (GuestAccessError, PageFault):
+            # Xen drops an update that the guest's tables do not let through, and tries again.
+            return
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def add_ram(self, gfn: int, count: int) -> None:
+        """Gives the domain `count` fresh frames of RAM from `gfn` on."""
+        align = 512 if count >= 512 and not gfn & 511 else 1
+        frame = self.host.machine.allocate(count, align)
+        self._owned.append((frame, count))
+        self.physmap.add_ram(gfn, frame, count)
+        self.total_pages += count
+
+    def pause(self) -> None:
+        """Stops all vCPUs until as many `unpause`."""
+        self.pause_count += 1
+        self._update_stopped()
+
+    def unpause(self) -> None:
+        """Undoes one `pause`."""
+        self.pause_count -= 1
+        self._update_stopped()
+
+    def _update_stopped(self) -> None:
+        self.stopped = bool(self.pause_count) or self.shutdown_code >= 0
+        for vcpu in self.vcpus:
+            if self.stopped:
+                if vcpu.running:
+                    vcpu.engine.kick()
+            else:
+                vcpu.resume()
+
+    def shutdown(self, reason: int) -> None:
+        """Stops the domain for good, with one of SHUTDOWN_*; the first reason counts."""
+        if self.shutdown_code >= 0 or self.destroyed:
+            return
+        self.shutdown_code = reason
+        self._update_stopped()
+        for vcpu in self.vcpus:
+            vcpu.stop_timers()
+        if self.hooks.shutdown is not None:
+            self.host.call_soon(self._tell_shutdown)
+
+    def _tell_shutdown(self) -> None:
+        if self.hooks.shutdown is not None and not self.destroyed:
+            self.hooks.shutdown(self)
+
+    def crash(self, reason: str, vcpu: Vcpu | None = None) -> None:
+        """The guest did what cannot be gone on from: shuts it down with SHUTDOWN_crash."""
+        if self.crash_info is None:
+            self.crash_info = CrashInfo(reason, None if vcpu is None else vcpu.id)
+        self.shutdown(SHUTDOWN_crash)
+
+    def vcpu_went_down(self) -> None:
+        """A vCPU was taken down; a domain without any is powered off."""
+        if not any(vcpu.up for vcpu in self.vcpus):
+            self.shutdown(SHUTDOWN_poweroff)
+
+    def add_to_physmap(self, gfn: int, frame: int, kind: P2mType) -> None:
+        """Maps a frame, settling what was mapped there before."""
+        self._settle(self.physmap.set(gfn, frame, kind), frame)
+
+    def remove_from_physmap(self, gfn: int) -> bool:
+        """Makes a guest frame a hole; returns whether anything was there."""
+        old = self.physmap.clear(gfn)
+        self._settle(old, -1)
+        return old is not None
+
+    def _settle(self, old: tuple[int, P2mType] | None, new_frame: int) -> None:
+        if old is None:
+            return
+        self.partition.flush()
+        frame, kind = old
+        if frame == new_frame:
+            return
+        if kind in (P2mType.RAM_RW, P2mType.RAM_RO):
+            self.release_ram(frame)
+        elif kind is P2mType.FOREIGN:
+            self.host.frames.put(frame)
+
+    def release_ram(self, frame: int) -> None:
+        """Gives one frame of RAM back to the machine."""
+        self.total_pages -= 1
+        for i, (start, count) in enumerate(self._owned):
+            if start <= frame < start + count:
+                pieces = [(start, frame - start), (frame + 1, start + count - frame - 1)]
+                self._owned[i : i + 1] = [piece for piece in pieces if piece[1]]
+                self.host.frames.release(frame)
+                return
+
+    def allocate_ram(self, gfn: int) -> bool:
+        """Puts one fresh frame of RAM at a guest frame; False if there is no memory or no right."""
+        if self.total_pages >= self.max_pages:
+            return False
+        try:
+            frame = self.host.machine.allocate(1)
+        except MemoryError:
+            return False
+        self._owned.append((frame, 1))
+        self.total_pages += 1
+        self.add_to_physmap(gfn, frame, P2mType.RAM_RW)
+        return True
+
+    def destroy(self) -> None:
+        """Frees everything; safe to call twice."""
+        if self.destroyed:
+            return
+        self.destroyed = True
+        self.stopped = True
+        for vcpu in self.vcpus:
+            vcpu.stop_timers()
+            vcpu.running = False
+        self.host.forget(self)
+        self.host.remove_reader(self.partition.doorbell)
+        self.evtchn.destroy()
+        self.grants.destroy()
+        self.partition.close()
+        for frame, count in self._owned:
+            self.host.frames.release(frame, count)
+        self._owned.clear()
+        self.host.machine.release(self.shared_info.frame)
+
+
+@dataclass(slots=True)
+class MmioRange:
+    """A device that the toolstack put at guest-physical addresses [start, end)."""
+
+    start: int
+    end: int
+    read: Callable[[Vcpu, int, int], int]
+    """(vcpu, address, size in bytes) -> value"""
+    write: Callable[[Vcpu, int, int, int], None]
+    """(vcpu, address, size in bytes, value)"""

@@ -1,0 +1,212 @@
+"""The host: machine memory, the domains on it, and the one loop that serves all their exits.
+
+One thread runs the loop and owns everything below it; other threads reach it through `call_soon`.
+While a guest runs the loop spins for a moment, since the next exit is mostly near, then sleeps
+until a doorbell, a timer or a file descriptor wakes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hvmlite.engine.memory import MachineMemory
+from hvmlite.errors import EngineError
+from hvmlite.hypervisor.clock import NEVER, Clock, TimerQueue
+from hvmlite.hypervisor.frames import FrameTable
+from hvmlite.hypervisor.exits import handle_exit
+
+if TYPE_CHECKING:
+    from hvmlite.engine.base import Engine
+    from hvmlite.hypervisor.domain import Domain
+    from hvmlite.hypervisor.vcpu import Vcpu
+
+SPIN = 60
+"""Turns of the loop without news before it sleeps: some 20 µs, half of what waking up costs."""
+_LONGEST_SLEEP_NS = 1_000_000_000
+
+
+class Host:
+    """A machine of its own: memory, clock, timers and any number of domains."""
+
+    def __init__(self, engine: Engine, memory_size: int, clock: Clock | None = None) -> None:
+        self.engine = engine
+        self.machine = MachineMemory(memory_size)
+        self.clock = clock or Clock()
+        self.timers = TimerQueue(self.clock)
+        self.frames = FrameTable(self.machine)
+        self.domains: dict[int, Domain] = {}
+        self._next_domid = 1
+        self._running: list[Vcpu] = []
+        self._soon: deque[Callable[[], None]] = deque()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._epoll = select.epoll()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._readers[self._wake_read] = self._drain_wake
+        self._asleep = False
+        self._stop = False
+        self._closed = False
+
+    # ---- domains --------------------------------------------------------------------------------
+
+    def domain(self, domid: int) -> Domain | None:
+        """The domain with that number."""
+        return self.domains.get(domid)
+
+    def allocate_domid(self) -> int:
+        """A domain number that is not in use."""
+        while self._next_domid in self.domains:
+            self._next_domid += 1
+        domid = self._next_domid
+        self._next_domid = domid + 1 if domid < 0x7FEF else 1
+        return domid
+
+    def enter(self, vcpu: Vcpu) -> None:
+        """Lets a runnable vCPU run and serves its exits from now on."""
+        if vcpu not in self._running:
+            self._running.append(vcpu)
+        vcpu.enter()
+
+    def forget(self, domain: Domain) -> None:
+        """Takes a domain's vCPUs off the loop."""
+        self._running = [vcpu for vcpu in self._running if vcpu.domain is not domain]
+        self.domains.pop(domain.domid, None)
+
+    # ---- file descriptors and calls -------------------------------------------------------------
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Has `callback()` called whenever `fd` is readable."""
+        self._readers[fd] = callback
+        self._update(fd)
+
+    def remove_reader(self, fd: int) -> None:
+        """Ends `add_reader`."""
+        if self._readers.pop(fd, None) is not None:
+            self._update(fd)
+
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Has `callback()` called whenever `fd` is writable."""
+        self._writers[fd] = callback
+        self._update(fd)
+
+    def remove_writer(self, fd: int) -> None:
+        """Ends `add_writer`."""
+        if self._writers.pop(fd, None) is not None:
+            self._update(fd)
+
+    def _update(self, fd: int) -> None:
+        wanted = (select.EPOLLIN if fd in self._readers else 0) | (
+            select.EPOLLOUT if fd in self._writers else 0
+        )
+        with contextlib.suppress(FileNotFoundError):
+            if not wanted:
+                self._epoll.unregister(fd)
+                return
+            self._epoll.modify(fd, wanted)
+            return
+        if wanted:
+            self._epoll.register(fd, wanted)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Has `callback()` called by the loop; the one method for other threads."""
+        self._soon.append(callback)
+        if self._asleep:
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Makes `run` return; may be called from any thread or a signal handler."""
+        self._stop = True
+        self._wake()
+
+    def run(self) -> None:
+        """Serves exits, timers and file descriptors until `stop`."""
+        self._stop = False
+        timers, now, soon = self.timers, self.clock.now, self._soon
+        idle = 0
+        while not self._stop:
+            news = False
+            # The list only grows while we go through it, and is rebuilt when a vCPU leaves.
+            running = self._running
+            for vcpu in running:
+                if vcpu.engine.exited():
+                    news = True
+                    if not self._serve(vcpu):
+                        self._running = [v for v in self._running if v.running]
+            if soon:
+                news = True
+                while soon:
+                    soon.popleft()()
+            if timers.next <= now():
+                news |= timers.run(now())
+            if news:
+                idle = 0
+            elif (idle := idle + 1) > SPIN or not self._running:
+                idle = 0
+                self._sleep()
+
+    def _serve(self, vcpu: Vcpu) -> bool:
+        """Handles an exit; returns whether the vCPU runs on."""
+        vcpu.running = False
+        vcpu.exits += 1
+        exit_ = vcpu.engine.take_exit()
+        vcpu.after_run()
+        if exit_ is not None:
+            try:
+                handle_exit(vcpu, exit_)
+            except EngineError as error:
+                vcpu.domain.crash(str(error), vcpu)
+        if vcpu.up and not vcpu.blocked and not vcpu.domain.stopped and not vcpu.running:
+            vcpu.enter()
+        return vcpu.running
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        partitions = {vcpu.domain.partition for vcpu in self._running}
+        for partition in partitions:
+            partition.want_doorbell(True)
+        timeout = 0
+        if not self._soon and not any(vcpu.engine.exited() for vcpu in self._running):
+            wait = _LONGEST_SLEEP_NS
+            if self.timers.next != NEVER:
+                wait = min(wait, self.timers.next - self.clock.now())
+            timeout = max(wait, 0)
+        events = self._epoll.poll(timeout / 1e9)
+        self._asleep = False
+        for partition in partitions:
+            partition.want_doorbell(False)
+        for fd, mask in events:
+            if mask & ~select.EPOLLOUT and (reader := self._readers.get(fd)):
+                reader()
+            if mask & ~select.EPOLLIN and (writer := self._writers.get(fd)):
+                writer()
+        if not events:
+            for partition in partitions:
+                partition.check_alive()
+
+    def close(self) -> None:
+        """Destroys all domains and frees the machine."""
+        if self._closed:
+            return
+        self._closed = True
+        for domain in list(self.domains.values()):
+            domain.destroy()
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        self.machine.close()

@@ -1,0 +1,1 @@
+"""The hypercalls of a PVH domU, one module per family, and the table that joins them."""

@@ -1,0 +1,56 @@
+"""The Xen releases that can be presented, and what changes between them.
+
+Facts: public headers and CHANGELOG of Xen 4.17 to 4.21.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hvmlite.errors import UserError
+
+_XENFEAT_COMMON = 0x12305
+"""writable_page_tables, auto_translated_physmap, hvm_callback_vector, hvm_safe_pvclock,
+hvm_pirqs off, memory_op_vnode_supported, vcpu_... as recorded from a PVH domU of Xen 4.17."""
+_SINCE_4_18 = 1 << 18 | 1 << 19
+_SINCE_4_19 = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One Xen release as a guest sees it."""
+
+    major: int
+    minor: int
+    extra: str
+    features: int
+
+    @property
+    def version(self) -> int:
+        """XENVER_version: major << 16 | minor."""
+        return self.major << 16 | self.minor
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """(major, minor)."""
+        return self.major, self.minor
+
+
+RELEASES = {
+    (4, 17): Release(4, 17, ".7", _XENFEAT_COMMON),
+    (4, 18): Release(4, 18, ".5", _XENFEAT_COMMON | _SINCE_4_18),
+    (4, 19): Release(4, 19, ".4", _XENFEAT_COMMON | _SINCE_4_18 | _SINCE_4_19),
+    (4, 20): Release(4, 20, ".2", _XENFEAT_COMMON | _SINCE_4_18 | _SINCE_4_19),
+    (4, 21): Release(4, 21, ".0", _XENFEAT_COMMON | _SINCE_4_18 | _SINCE_4_19),
+}
+DEFAULT = (4, 17)
+
+
+def find_release(text: str) -> Release:
+    """The release named like "4.17"; raises UserError."""
+    major, _, minor = text.partition(".")
+    key = (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    if key not in RELEASES:
+        known = ", ".join(f"{a}.{b}" for a, b in RELEASES)
+        raise UserError(f"xen_version {text!r} is not one of {known}")
+    return RELEASES[key]

@@ -1,0 +1,292 @@
+"""A virtual CPU as the hypervisor sees it: whether it may run, what interrupts it, its timers.
+
+It decides nothing about devices: a local APIC is attached by the toolstack or absent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from hvmlite.abi.layout import Abi
+from hvmlite.abi.vcpu import (
+    RUNSTATE_blocked,
+    RUNSTATE_offline,
+    RUNSTATE_runnable,
+    RUNSTATE_running,
+)
+from hvmlite.abi.xen import VIRQ_TIMER, vcpu_info
+from hvmlite.hypervisor.call import Call
+from hvmlite.hypervisor.timekeeping import TIME_OFFSET, Runstate, write_time
+
+if TYPE_CHECKING:
+    from hvmlite.engine.base import EngineVcpu
+    from hvmlite.hypervisor.clock import Timer
+    from hvmlite.hypervisor.domain import Domain
+    from hvmlite.hypervisor.memory import Page
+
+_PENDING = vcpu_info.offsetof("evtchn_upcall_pending")
+RECENT_CALLS = 8
+
+
+class InterruptController(Protocol):
+    """What a local APIC is to its vCPU."""
+
+    def pending_vector(self) -> int:
+        """The vector that the CPU should take now, -1 for none."""
+
+    def acknowledge(self, vector: int) -> None:
+        """The CPU took the vector."""
+
+    def set_irq(self, vector: int) -> None:
+        """Requests an edge-triggered interrupt."""
+
+
+class Vcpu:
+    """One virtual CPU of a domain.
+
+    `up`: brought up and not taken down.  `blocked`: waits for an event.  `running`: the engine is
+    running guest code.  All methods belong to the host loop's thread.
+    """
+
+    def __init__(self, domain: Domain, index: int, engine: EngineVcpu) -> None:
+        self.domain = domain
+        self.id = index
+        self.engine = engine
+        self.up = False
+        self.initialised = False
+        self.blocked = False
+        self.running = False
+        self.lapic: InterruptController | None = None
+        self.upcall_vector = 0
+        self._upcall_latched = False
+        self._apic_vector = -1
+        self.nmi_pending = False
+        self.info_page: Page
+        self.info_offset = 0
+        self.info_registered = False
+        self.time_area: tuple[int, Abi] | None = None
+        self.runstate_area: tuple[int, Abi] | None = None
+        self.runstate = Runstate(domain.clock.now())
+        self._time_generation = -1
+        self.singleshot: Timer | None = None
+        self._singleshot_due = 0
+        self._last_tick = 0
+        self.periodic: Timer | None = None
+        self.period = 0
+        self.poll_ports: tuple[int, ...] = ()
+        self._poll_timer: Timer | None = None
+        self.call = Call(self, Abi.X86_64, ())
+        self.recent_calls: deque[tuple[int, tuple[int, ...], int]] = deque(maxlen=RECENT_CALLS)
+        self.exits = 0
+
+    # ---- vcpu_info ----------------------------------------------------------------------------
+
+    def set_info(self, page: Page, offset: int) -> None:
+        """Says where this vCPU's vcpu_info lies from now on."""
+        self.info_page, self.info_offset = page, offset
+        self._pending = offset + _PENDING
+        self._time_generation = -1
+
+    def update_time(self) -> None:
+        """Brings the guest's clock records up to the present calibration."""
+        calibration = self.domain.calibration
+        self._time_generation = calibration.generation
+        write_time(self.info_page, self.info_offset + TIME_OFFSET[self.domain.abi], calibration)
+        if self.time_area is not None:
+            self.domain.write_time_area(self)
+
+    # ---- may it run? ----------------------------------------------------------------------------
+
+    @property
+    def runnable(self) -> bool:
+        """Whether the vCPU should be in the engine."""
+        return self.up and not self.blocked and not self.domain.stopped
+
+    def enter(self) -> None:
+        """Lets the guest run; the vCPU must be runnable and not running."""
+        domain = self.domain
+        if domain.time_stale:
+            domain.resync_time(self)
+        if self._time_generation != domain.calibration.generation:
+            self.update_time()
+        if self.nmi_pending:
+            self.nmi_pending = False
+            self.engine.inject_nmi()
+        vector = self.pending_interrupt()
+        if vector >= 0:
+            self.engine.request_interrupt(vector)
+        self.running = True
+        self.engine.start()
+
+    def pending_interrupt(self) -> int:
+        """The vector to deliver now, -1 for none: the event upcall goes before the local APIC."""
+        domain = self.domain
+        if domain.callback_vector >= 0 and self.info_page.u8[self._pending]:
+            self._apic_vector = -1
+            return domain.callback_vector
+        if self._upcall_latched:
+            self._apic_vector = -1
+            return self.upcall_vector
+        lapic = self.lapic
+        if lapic is not None:
+            self._apic_vector = vector = lapic.pending_vector()
+            return vector
+        return -1
+
+    def after_run(self) -> None:
+        """Settles what the last run delivered; call after the engine's `take_exit`."""
+        if self._apic_vector >= 0:
+            if self.engine.interrupt_taken() and self.lapic is not None:
+                self.lapic.acknowledge(self._apic_vector)
+            self._apic_vector = -1
+        elif self._upcall_latched and self.engine.interrupt_taken():
+            self._upcall_latched = False
+
+    def resume(self) -> None:
+        """Enters the guest if nothing speaks against it."""
+        if self.up and not self.blocked and not self.running and not self.domain.stopped:
+            self.runstate.change(RUNSTATE_running, self.domain.clock.now())
+            self.domain.host.enter(self)
+
+    # ---- blocking and waking --------------------------------------------------------------------
+
+    def block(self) -> None:
+        """Waits for an event (HLT, SCHEDOP_block); returns at once if one is pending."""
+        if self.pending_interrupt() >= 0 or self.nmi_pending:
+            return
+        self.blocked = True
+        self.runstate.change(RUNSTATE_blocked, self.domain.clock.now())
+        if self.singleshot is not None and self.singleshot.deadline > self._singleshot_due:
+            # An idle guest gets its tick on time.
+            self._arm_singleshot(self._singleshot_due)
+
+    def poll(self, ports: tuple[int, ...], deadline: int) -> None:
+        """Waits until one of the ports is pending or the deadline (ns, 0: none) has come."""
+        self.poll_ports = ports
+        self.blocked = True
+        self.runstate.change(RUNSTATE_blocked, self.domain.clock.now())
+        self.domain.evtchn.polling.add(self)
+        if deadline:
+            self._poll_timer = self.domain.timers.at(deadline, self.unblock)
+
+    def unblock(self) -> None:
+        """Ends a wait."""
+        if not self.blocked:
+            return
+        self.blocked = False
+        if self.poll_ports:
+            self.poll_ports = ()
+            self.domain.evtchn.polling.discard(self)
+            if self._poll_timer is not None:
+                self._poll_timer.cancel()
+                self._poll_timer = None
+        self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
+        self.resume()
+
+    def wake_poll(self, port: int) -> None:
+        """A port became pending (masked or not): ends a SCHEDOP_poll that waits for it."""
+        if port in self.poll_ports:
+            self.unblock()
+
+    def event_pending(self) -> None:
+        """evtchn_upcall_pending was just set: have the guest notice."""
+        if self.upcall_vector:
+            if self.lapic is not None:
+                self.lapic.set_irq(self.upcall_vector)
+            else:
+                self._upcall_latched = True
+        self.notify()
+
+    def apic_enabled(self) -> None:
+        """The guest enabled its local APIC: an upcall that waits for its vector goes there now."""
+        if self.upcall_vector and self.lapic is not None and self.info_page.u8[self._pending]:
+            self.lapic.set_irq(self.upcall_vector)
+
+    def notify(self) -> None:
+        """Something to deliver has come up: kicks a running vCPU, wakes a waiting one."""
+        if self.running:
+            self.engine.kick()
+        elif self.blocked:
+            self.unblock()
+
+    def raise_nmi(self) -> None:
+        """Delivers an NMI."""
+        self.nmi_pending = True
+        self.notify()
+
+    # ---- up and down ----------------------------------------------------------------------------
+
+    def bring_up(self) -> None:
+        """Starts an initialised vCPU."""
+        if not self.up:
+            self.up = True
+            self.blocked = False
+            self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
+            self.resume()
+
+    def take_down(self) -> None:
+        """Stops the vCPU; the last one to go down powers the domain off."""
+        self.up = False
+        self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
+        if self.running:
+            self.engine.kick()
+        self.domain.vcpu_went_down()
+
+    def park(self) -> None:
+        """Stops the vCPU as INIT does: it waits for a start-up message, which is not being down."""
+        self.up = False
+        self.blocked = False
+        self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
+
+    # ---- timers ---------------------------------------------------------------------------------
+
+    def set_singleshot(self, deadline: int) -> None:
+        """Arms the one-shot timer: VIRQ_TIMER at `deadline` (ns of system time)."""
+        self._singleshot_due = deadline
+        # While the guest is busy, ticks less than the slack apart are taken together.
+        self._arm_singleshot(max(deadline, self._last_tick + self.domain.timer_slack))
+
+    def _arm_singleshot(self, when: int) -> None:
+        if self.singleshot is not None:
+            self.singleshot.cancel()
+        self.singleshot = self.domain.timers.at(when, self._singleshot_fired)
+
+    def stop_singleshot(self) -> None:
+        """Disarms the one-shot timer."""
+        if self.singleshot is not None:
+            self.singleshot.cancel()
+            self.singleshot = None
+
+    def _singleshot_fired(self) -> None:
+        self.singleshot = None
+        self._last_tick = self.domain.clock.now()
+        self.domain.evtchn.send_virq(self, VIRQ_TIMER)
+
+    def set_periodic(self, period: int) -> None:
+        """Arms the periodic timer (ns)."""
+        self.stop_periodic()
+        self.period = period
+        self.periodic = self.domain.timers.at(
+            self.domain.clock.now() + period, self._periodic_fired
+        )
+
+    def stop_periodic(self) -> None:
+        """Disarms the periodic timer."""
+        if self.periodic is not None:
+            self.periodic.cancel()
+            self.periodic = None
+
+    def _periodic_fired(self) -> None:
+        assert self.periodic is not None
+        due = max(self.periodic.deadline + self.period, self.domain.clock.now())
+        self.periodic = self.domain.timers.at(due, self._periodic_fired)
+        self.domain.evtchn.send_virq(self, VIRQ_TIMER)
+
+    def stop_timers(self) -> None:
+        """Disarms everything that could wake this vCPU."""
+        self.stop_singleshot()
+        self.stop_periodic()
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None

@@ -1,0 +1,79 @@
+"""What a domain is made from: the names and defaults of xl.cfg(5) where it has them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hvmlite.errors import UserError
+
+MIB = 1 << 20
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+MAX_VCPUS = 32
+MAX_MEMORY = 1 << 40
+MIN_MEMORY = MIB
+ACTIONS = ("destroy", "restart")
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as 512, 512M or 2G; a bare number is MiB, as in xl.cfg."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{text!r} is no size: write 512M or 2G")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+@dataclass(slots=True)
+class DomainConfig:
+    """A domain's configuration.
+
+    `memory` is in bytes (xl.cfg: MiB; `parse_size` reads both).  `on_reboot`, `on_poweroff` and
+    `on_crash` are "destroy" or "restart".  `timer_slack` (ns): how late a busy guest's next tick
+    may be; an idle guest's is on time.
+    """
+
+    kernel: Path
+    name: str = ""
+    ramdisk: Path | None = None
+    modules: list[Path] = field(default_factory=list)
+    cmdline: str = ""
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    lapic: bool = True
+    acpi: bool = True
+    x2apic: bool = True
+    xen_version: str = "4.17"
+    on_poweroff: str = "destroy"
+    on_reboot: str = "restart"
+    on_crash: str = "destroy"
+    uuid: str = ""
+    max_event_channels: int = 1023
+    max_grant_frames: int = 64
+    max_maptrack_frames: int = 1024
+    max_grant_version: int = 2
+    timer_slack: int = 0
+
+    def check(self) -> None:
+        """Raises UserError for a value that cannot be."""
+        if not 1 <= self.vcpus <= MAX_VCPUS:
+            raise UserError(f"vcpus={self.vcpus} is not between 1 and {MAX_VCPUS}")
+        if not MIN_MEMORY <= self.memory <= MAX_MEMORY:
+            raise UserError(
+                f"memory of {self.memory} bytes is not between 1 MiB and {MAX_MEMORY >> 40} TiB"
+            )
+        if self.memory % 4096:
+            raise UserError(f"memory of {self.memory} bytes is not a multiple of a page (4 KiB)")
+        for key in ("on_poweroff", "on_reboot", "on_crash"):
+            if getattr(self, key) not in ACTIONS:
+                raise UserError(
+                    f"{key}={getattr(self, key)!r} is not supported: {' or '.join(ACTIONS)}"
+                )
+        if not 0 <= self.max_event_channels <= 131071:
+            raise UserError(f"max_event_channels={self.max_event_channels} is out of range")
+
+    @property
+    def title(self) -> str:
+        """The domain's name; by default that of its kernel."""
+        return self.name or self.kernel.name

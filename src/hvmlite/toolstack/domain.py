@@ -1,0 +1,173 @@
+"""`Domain`: one guest, as whoever started it sees it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvmlite.abi.sched import (
+    SHUTDOWN_crash,
+    SHUTDOWN_poweroff,
+    SHUTDOWN_reboot,
+    SHUTDOWN_soft_reset,
+    SHUTDOWN_suspend,
+    SHUTDOWN_watchdog,
+)
+from hvmlite.errors import EngineError
+from hvmlite.observe.crash import CrashReport, make_report
+from hvmlite.toolstack.builder import BootPlan
+from hvmlite.toolstack.console import Console
+from hvmlite.toolstack.kernel import load_kernel
+from hvmlite.toolstack.lifecycle import Incarnation
+
+if TYPE_CHECKING:
+    from hvmlite.toolstack.host import Host
+
+SHUTDOWN_NAMES = {
+    SHUTDOWN_poweroff: "poweroff",
+    SHUTDOWN_reboot: "reboot",
+    SHUTDOWN_suspend: "suspend",
+    SHUTDOWN_crash: "crash",
+    SHUTDOWN_watchdog: "watchdog",
+    SHUTDOWN_soft_reset: "soft_reset",
+}
+_CRASHES = ("crash", "watchdog")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a domain ended: `reason` is a name of SHUTDOWN_* ("poweroff", "crash", ...), or
+    "destroyed"; a crash has its report."""
+
+    reason: str
+    crash: CrashReport | None = None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the guest crashed (or its watchdog fired)."""
+        return self.reason in _CRASHES
+
+
+class Domain:
+    """One guest; `Host.create` makes it.
+
+    `console` is its first console.  `id` changes when the guest restarts, as under xl.
+    """
+
+    def __init__(self, host: Host, plan: BootPlan) -> None:
+        self._host = host
+        self.config = plan.config
+        self.name = plan.config.title
+        self.console = Console()
+        self._ended = threading.Event()
+        self._outcome: Outcome | None = None
+        self._failure: BaseException | None = None
+        self.reboots = 0
+        self.unknown_calls: dict[str, int] = {}
+        self.exits = 0
+        self._adopt(plan)
+
+    def _adopt(self, plan: BootPlan) -> None:
+        """Builds an incarnation of the domain and takes it over."""
+        host = self._host
+        self._now = Incarnation(
+            host.control, host.store, plan, self.console.received, self._shut_down
+        )
+        host.domains[self._now.domid] = self
+        now = self._now
+        self.console.connect(lambda data: host.soon(lambda: now.console.feed(data)))
+
+    @property
+    def id(self) -> int:
+        """The domain's number."""
+        return self._now.domid
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The present run of the domain (for tools; use it in the host's thread)."""
+        return self._now
+
+    def start(self) -> None:
+        """Lets the guest run."""
+        self._host.call(self._now.start)
+
+    def pause(self) -> None:
+        """Stops its vCPUs until `unpause`; counted."""
+        self._host.call(self._host.control.pause_domain, self._now.domain)
+
+    def unpause(self) -> None:
+        """Undoes one `pause`."""
+        self._host.call(self._host.control.unpause_domain, self._now.domain)
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Waits for the guest's end; None if `timeout` (seconds) is over first.
+
+        Raises EngineError if the host failed under it.
+        """
+        if not self._ended.wait(timeout):
+            return None
+        if self._failure is not None:
+            if isinstance(self._failure, Exception):
+                raise self._failure
+            raise EngineError(str(self._failure))
+        return self._outcome
+
+    def destroy(self) -> None:
+        """Ends the guest at once and frees what it had; safe to repeat."""
+        if not self._ended.is_set():
+            self._host.call(self._finish, Outcome("destroyed"))
+
+    # ---- in the host's thread -------------------------------------------------------------------
+
+    def _shut_down(self, incarnation: Incarnation) -> None:
+        """The guest shut down or crashed: the configured action decides what happens."""
+        if incarnation is not self._now or self._ended.is_set():
+            return
+        domain = incarnation.domain
+        reason = SHUTDOWN_NAMES.get(domain.shutdown_code, "poweroff")
+        crash = make_report(domain) if reason in _CRASHES else None
+        outcome = Outcome(reason, crash)
+        config = self.config
+        action = (
+            config.on_crash
+            if outcome.crashed
+            else config.on_reboot
+            if reason == "reboot"
+            else config.on_poweroff
+        )
+        if action != "restart":
+            self._finish(outcome)
+            return
+        self._leave()
+        self.reboots += 1
+        try:
+            with load_kernel(config.kernel) as image:
+                self._adopt(BootPlan.make(config, image))
+            self._now.start()
+        except Exception as error:
+            self.fail(error)
+
+    def _leave(self) -> None:
+        now = self._now
+        self.console.connect(None)
+        self._host.domains.pop(now.domid, None)
+        for name, count in now.domain.unknown_calls.items():
+            self.unknown_calls[name] = self.unknown_calls.get(name, 0) + count
+        self.exits += sum(vcpu.exits for vcpu in now.domain.vcpus)
+        now.destroy()
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._ended.is_set():
+            return
+        self._leave()
+        self._outcome = outcome
+        self._ended.set()
+        self.console.close()
+
+    def fail(self, error: BaseException) -> None:
+        """The host cannot go on with this domain."""
+        if not self._ended.is_set():
+            self._failure = error
+            self._ended.set()
+            self.console.close()

@@ -1,0 +1,136 @@
+"""`Host`: a machine for PVH guests inside this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from hvmlite.engine.select import open_engine
+from hvmlite.errors import EngineError, UserError
+from hvmlite.hypervisor.control import Control
+from hvmlite.hypervisor.host import Host as Hypervisor
+from hvmlite.toolstack.builder import BootPlan
+from hvmlite.toolstack.config import DomainConfig, parse_size
+from hvmlite.toolstack.domain import Domain
+from hvmlite.toolstack.kernel import load_kernel
+from hvmlite.toolstack.store import prepare_store
+from hvmlite.xenstore.server import XenStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_MEMORY = 8 << 30
+
+
+class Host:
+    """Machine memory, an engine, a xenstore, and any number of domains.
+
+        with Host() as host:
+            domain = host.create(DomainConfig(kernel=Path("vmlinuz"), cmdline="console=hvc0"))
+            domain.start()
+            print(domain.wait().reason)
+
+    `memory` is what all domains together may have, in bytes or as "8G"; it costs nothing until it
+    is used.  One thread of its own serves all domains; the methods may be called from any thread.
+    Raises EngineError where no guest can run, UserError for a bad argument.
+    """
+
+    def __init__(self, memory: int | str = DEFAULT_MEMORY, *, engine: str = "auto") -> None:
+        size = parse_size(memory) if isinstance(memory, str) else memory
+        self._hypervisor = Hypervisor(open_engine(engine), size)
+        self.control = Control(self._hypervisor)
+        self.store = XenStore()
+        prepare_store(self.store)
+        self.domains: dict[int, Domain] = {}
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="hvmlite-host", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._hypervisor.run()
+        except BaseException as error:
+            self._failure = error
+            for domain in list(self.domains.values()):
+                domain.fail(error)
+        finally:
+            self._hypervisor.close()
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a function in the host's thread and returns its result."""
+        if threading.current_thread() is self._thread:
+            return function(*args, **kwargs)
+        if self._closed or not self._thread.is_alive():
+            raise EngineError(f"the host is closed{f': {self._failure}' if self._failure else ''}")
+        future: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._hypervisor.call_soon(run)
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:
+                if not self._thread.is_alive() and not future.done():
+                    raise EngineError(f"the host stopped: {self._failure}") from None
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Runs a function in the host's thread without waiting for it."""
+        self._hypervisor.call_soon(function)
+
+    @property
+    def loop(self) -> Hypervisor:
+        """The loop, for file descriptors (`add_reader` and so on); use it in the host's thread."""
+        return self._hypervisor
+
+    def create(self, config: DomainConfig) -> Domain:
+        """Builds a domain, ready for `Domain.start`.
+
+        Raises UserError (KernelError and others) for what cannot be built.
+        """
+        config.check()
+        with load_kernel(config.kernel) as image:
+            plan = BootPlan.make(config, image)
+            free = self._hypervisor.machine.free_frames << 12
+            if plan.config.memory > free:
+                raise UserError(
+                    f"{config.title} wants {config.memory >> 20} MiB of memory, "
+                    f"the host has {free >> 20} MiB left"
+                )
+            return self.call(Domain, self, plan)
+
+    def close(self) -> None:
+        """Destroys all domains and ends the thread; safe to repeat."""
+        if self._closed:
+            return
+        for domain in list(self.domains.values()):
+            domain.destroy()
+        self._closed = True
+        self._hypervisor.stop()
+        self._thread.join(timeout=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def boot_memory(config: DomainConfig) -> int:
+    """Machine memory in bytes that a host for just this domain needs (with room for a restart)."""
+    config.check()
+    return config.memory + config.memory // 128 + (24 << 20) + config.vcpus * (1 << 20)
+
