@@ -57,9 +57,10 @@ class Msr(Exit):
 
 @dataclass(slots=True)
 class PortIo(Exit):
-    """IN or OUT of `size` bytes, or one step of INS/OUTS (`string`).
+    """IN or OUT of `size` bytes, or a piece of INS/OUTS (`string`).
 
-    Answer with `complete_in` or `complete_out`; for OUT `value` holds what is written.
+    Answer with `complete_in` or `complete_out`.  `value` is what OUT writes, `data` what OUTS
+    writes, one item of `size` bytes after the other.
     """
 
     port: int = 0
@@ -67,6 +68,7 @@ class PortIo(Exit):
     write: bool = False
     value: int = 0
     string: bool = False
+    data: bytes = b""
 
 
 @dataclass(slots=True)
@@ -304,6 +306,10 @@ class Partition(ABC):
     @abstractmethod
     def write(self, frame: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes machine memory so that a running guest also executes what was written."""
+
+    @abstractmethod
+    def contents_replaced(self, frame: int) -> None:
+        """Says that a frame's contents changed by other means (it was given back and zeroed)."""
 
     @abstractmethod
     def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:

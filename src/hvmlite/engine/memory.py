@@ -51,8 +51,6 @@ class MachineMemory:
         self.frames = size >> PAGE_SHIFT
         # Free extents as (start, count), ordered, never touching each other.
         self._free = [(RESERVED_FRAMES, self.frames - RESERVED_FRAMES)]
-        self.executed = bytearray(self.frames)
-        """Per frame: nonzero if a guest may have executed it (the engine's own record)."""
 
     @property
     def free_frames(self) -> int:
@@ -99,7 +97,6 @@ class MachineMemory:
 
     def drop(self, frame: int, count: int = 1) -> None:
         """Zeroes frames by giving their host memory back."""
-        self.executed[frame : frame + count] = bytes(count)
         offset, length = frame << PAGE_SHIFT, count << PAGE_SHIFT
         _fallocate(self.fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
 

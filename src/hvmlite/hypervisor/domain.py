@@ -19,7 +19,8 @@ from hvmlite.hypervisor.event_channel import EventChannels
 from hvmlite.hypervisor.grant_table import GrantTable
 from hvmlite.hypervisor.hvm_params import HvmParams
 from hvmlite.hypervisor.memory import GuestAccessError, GuestMemory, Page
-from hvmlite.hypervisor.physmap import P2mType, Physmap
+from hvmlite.hypervisor.pages import Pages
+from hvmlite.hypervisor.physmap import Physmap
 from hvmlite.hypervisor.release import Release
 from hvmlite.hypervisor.timekeeping import TscCalibration
 from hvmlite.hypervisor.vcpu import Vcpu
@@ -94,7 +95,9 @@ class Domain:
         self.memory = GuestMemory(host.machine, self.partition, self.physmap)
         self.max_pages = 0
         self.total_pages = 0
+        self.pages = Pages(self)
         self.shared_info = Page(host.machine, host.machine.allocate(1))
+        self.pages.share(self.shared_info.frame)
         self.vm_assist = 0
         self.callback_vector = -1
         self.params = HvmParams(self)
@@ -107,7 +110,7 @@ class Domain:
         self.stopped = False
         self.destroyed = False
         self.unknown_calls: Counter[str] = Counter()
-        self._owned: list[tuple[int, int]] = []
+        self._owned: list[int] = []
         self.vcpus = [Vcpu(self, i, engine) for i, engine in enumerate(self.partition.vcpus)]
         for vcpu in self.vcpus:
             self.place_vcpu_info(vcpu)
@@ -129,7 +132,7 @@ class Domain:
     def allocate_own(self) -> int:
         """A zeroed frame of the hypervisor's for this domain; freed with it."""
         frame = self.host.machine.allocate(1)
-        self._owned.append((frame, 1))
+        self._owned.append(frame)
         return frame
 
     def latch_shinfo_size(self, vcpu: Vcpu) -> None:
@@ -138,6 +141,7 @@ class Domain:
         abi = Abi.X86_64 if vcpu.engine.mode == BITS_64 else Abi.X86_32
         if abi is not self.abi:
             self.abi = abi
+            self.evtchn.abi_changed()
             self.update_wallclock()
             for each in self.vcpus:
                 each.update_time()
@@ -179,11 +183,7 @@ class Domain:
 
     def add_ram(self, gfn: int, count: int) -> None:
         """Gives the domain `count` fresh frames of RAM from `gfn` on."""
-        align = 512 if count >= 512 and not gfn & 511 else 1
-        frame = self.host.machine.allocate(count, align)
-        self._owned.append((frame, count))
-        self.physmap.add_ram(gfn, frame, count)
-        self.total_pages += count
+        self.pages.add_ram(gfn, count)
 
     def pause(self) -> None:
         """Stops all vCPUs until as many `unpause`."""
@@ -230,51 +230,6 @@ class Domain:
         if not any(vcpu.up for vcpu in self.vcpus):
             self.shutdown(SHUTDOWN_poweroff)
 
-    def add_to_physmap(self, gfn: int, frame: int, kind: P2mType) -> None:
-        """Maps a frame, settling what was mapped there before."""
-        self._settle(self.physmap.set(gfn, frame, kind), frame)
-
-    def remove_from_physmap(self, gfn: int) -> bool:
-        """Makes a guest frame a hole; returns whether anything was there."""
-        old = self.physmap.clear(gfn)
-        self._settle(old, -1)
-        return old is not None
-
-    def _settle(self, old: tuple[int, P2mType] | None, new_frame: int) -> None:
-        if old is None:
-            return
-        self.partition.flush()
-        frame, kind = old
-        if frame == new_frame:
-            return
-        if kind in (P2mType.RAM_RW, P2mType.RAM_RO):
-            self.release_ram(frame)
-        elif kind is P2mType.FOREIGN:
-            self.host.frames.put(frame)
-
-    def release_ram(self, frame: int) -> None:
-        """Gives one frame of RAM back to the machine."""
-        self.total_pages -= 1
-        for i, (start, count) in enumerate(self._owned):
-            if start <= frame < start + count:
-                pieces = [(start, frame - start), (frame + 1, start + count - frame - 1)]
-                self._owned[i : i + 1] = [piece for piece in pieces if piece[1]]
-                self.host.frames.release(frame)
-                return
-
-    def allocate_ram(self, gfn: int) -> bool:
-        """Puts one fresh frame of RAM at a guest frame; False if there is no memory or no right."""
-        if self.total_pages >= self.max_pages:
-            return False
-        try:
-            frame = self.host.machine.allocate(1)
-        except MemoryError:
-            return False
-        self._owned.append((frame, 1))
-        self.total_pages += 1
-        self.add_to_physmap(gfn, frame, P2mType.RAM_RW)
-        return True
-
     def destroy(self) -> None:
         """Frees everything; safe to call twice."""
         if self.destroyed:
@@ -286,13 +241,15 @@ class Domain:
             vcpu.running = False
         self.host.forget(self)
         self.host.remove_reader(self.partition.doorbell)
+        # First of all nothing of the guest may run: what follows frees its frames.
+        self.partition.close()
         self.evtchn.destroy()
         self.grants.destroy()
-        self.partition.close()
-        for frame, count in self._owned:
-            self.host.frames.release(frame, count)
+        self.pages.destroy()
+        for frame in self._owned:
+            self.host.frames.release(frame)
         self._owned.clear()
-        self.host.machine.release(self.shared_info.frame)
+        self.host.frames.release(self.shared_info.frame)
 
 
 @dataclass(slots=True)

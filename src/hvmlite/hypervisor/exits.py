@@ -17,7 +17,7 @@ from hvmlite.hypervisor.hypercalls.table import HYPERCALLS
 from hvmlite.hypervisor.memory import GuestAccessError
 from hvmlite.hypervisor.msr import read_msr, write_msr
 from hvmlite.hypervisor.physmap import P2mType
-from hvmlite.platform.fault import GeneralProtection
+from hvmlite.hypervisor.fault import GeneralProtection
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.vcpu import Vcpu
@@ -80,8 +80,8 @@ def port_io(vcpu: Vcpu, exit_: b.PortIo) -> None:
         vcpu.engine.complete_in(_MASK32)
         return
     write = vcpu.domain.hooks.console_write
-    if exit_.port == DEBUG_PORT and write is not None and not exit_.string:
-        write(exit_.value.to_bytes(exit_.size, "little")[:1])
+    if exit_.port == DEBUG_PORT and write is not None:
+        write(exit_.data[:: exit_.size] if exit_.string else bytes((exit_.value & 0xFF,)))
     vcpu.engine.complete_out()
 
 

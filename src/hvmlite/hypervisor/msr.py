@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
 from hvmlite.hypervisor.memory import GuestAccessError
-from hvmlite.platform.fault import GeneralProtection
+from hvmlite.hypervisor.fault import GeneralProtection
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.vcpu import Vcpu
@@ -27,7 +27,8 @@ MSR_EFER = 0xC0000080
 MSR_HWCR = 0xC0010015
 MSR_SYSCFG = 0xC0010010
 MSR_PATCH_LEVEL = 0x8B
-MSR_DE_CFG = 0xC0011029
+MSR_AMD64_NB_CFG = 0xC001001F
+MSR_K8_ENABLE_C1E = 0xC0010055
 HYPERCALL_PAGE_MSR = 0x40000000
 HYPERCALL_PAGE_MSR_VIRIDIAN = 0x40000200
 
@@ -40,8 +41,11 @@ _CR0_PG = 1 << 31
 
 _READ_ZERO = frozenset((
     MSR_MISC_ENABLE, MSR_DEBUGCTL, MSR_SYSCFG, MSR_HWCR, MSR_PATCH_LEVEL,
+    MSR_AMD64_NB_CFG, MSR_K8_ENABLE_C1E,
 ))  # fmt: skip
-_IGNORE_WRITE = frozenset((MSR_DEBUGCTL, MSR_PRED_CMD, MSR_PATCH_LEVEL))
+_IGNORE_WRITE = frozenset((
+    MSR_DEBUGCTL, MSR_PRED_CMD, MSR_PATCH_LEVEL, MSR_AMD64_NB_CFG, MSR_K8_ENABLE_C1E,
+))  # fmt: skip
 
 HYPERCALL_SLOT = 32
 _HYPERCALLS = PAGE_SIZE // HYPERCALL_SLOT

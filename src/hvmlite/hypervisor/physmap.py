@@ -5,7 +5,7 @@ The single truth about a domain's guest-physical space; the engine's nested tabl
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -28,6 +28,11 @@ class P2mType(IntEnum):
     """Claimed by a device model: no frame."""
 
 
+OWN_TYPES = (P2mType.RAM_RW, P2mType.RAM_RO, P2mType.XENHEAP, P2mType.XENHEAP_RO)
+"""Types of a frame that belongs to the domain; such a frame is at one guest frame at most."""
+GRANT_TYPES = (P2mType.GRANT_RW, P2mType.GRANT_RO)
+SPECIAL_TYPES = (*GRANT_TYPES, P2mType.FOREIGN)
+"""Types that only the operation which made the mapping may replace."""
 _WRITABLE = (P2mType.RAM_RW, P2mType.GRANT_RW, P2mType.FOREIGN, P2mType.XENHEAP)
 _ACCESS = {
     P2mType.RAM_RW: Access.RWX,
@@ -47,8 +52,11 @@ class Physmap:
         self._partition = partition
         self._starts: list[int] = []
         self._extents: list[tuple[int, int, int]] = []
+        self._frames: list[tuple[int, int, int]] = []
         # What differs from the extents: (frame, type), or None for a hole.
         self._changes: dict[int, tuple[int, P2mType] | None] = {}
+        # The other way round (Xen's m2p), for frames of OWN_TYPES: -1 where one has no place.
+        self._gfns: dict[int, int] = {}
         self.highest = -1
         """The highest guest frame that was ever mapped."""
 
@@ -61,6 +69,7 @@ class Physmap:
             raise ValueError(f"guest frames {gfn:#x}+{count:#x} overlap other RAM")
         self._starts.insert(i, gfn)
         self._extents.insert(i, (gfn, frame, count))
+        insort(self._frames, (frame, gfn, count))
         self.highest = max(self.highest, gfn + count - 1)
         self._partition.map(gfn, frame, count, Access.RWX)
 
@@ -86,35 +95,54 @@ class Physmap:
         entry = self.lookup(gfn)
         return entry[0] if entry is not None and entry[1] in _WRITABLE else -1
 
-    def set(self, gfn: int, frame: int, kind: P2mType) -> tuple[int, P2mType] | None:
-        """Maps one guest frame; returns what was there (the caller settles its references).
+    def set(self, gfn: int, frame: int, kind: P2mType, count: int = 1) -> None:
+        """Maps guest frames to machine frames; what was there is the caller's to settle.
 
-        Whoever took a writable mapping away calls `Partition.flush` before the frame is reused.
+        Whoever took a mapping away calls `Partition.flush` before the frame is reused.
         """
-        old = self.lookup(gfn)
-        self._changes[gfn] = (frame, kind)
-        self.highest = max(self.highest, gfn)
-        self._partition.map(gfn, frame, 1, _ACCESS[kind])
-        return old
+        own = kind in OWN_TYPES
+        for i in range(count):
+            old = self.lookup(gfn + i)
+            if old is not None and old[1] in OWN_TYPES:
+                self._lose_place(old[0])
+            if own:
+                self._gfns[frame + i] = gfn + i
+            self._changes[gfn + i] = (frame + i, kind)
+        self.highest = max(self.highest, gfn + count - 1)
+        self._partition.map(gfn, frame, count, _ACCESS[kind])
 
-    def clear(self, gfn: int) -> tuple[int, P2mType] | None:
-        """Makes one guest frame a hole; returns what was there."""
+    def clear(self, gfn: int) -> None:
+        """Makes one guest frame a hole."""
         old = self.lookup(gfn)
-        if old is not None:
-            i = bisect_right(self._starts, gfn) - 1
-            if i >= 0 and gfn < self._extents[i][0] + self._extents[i][2]:
-                self._changes[gfn] = None
-            else:
-                del self._changes[gfn]
-            self._partition.unmap(gfn, 1)
-        return old
+        if old is None:
+            return
+        if old[1] in OWN_TYPES:
+            self._lose_place(old[0])
+        i = bisect_right(self._starts, gfn) - 1
+        if i >= 0 and gfn < self._extents[i][0] + self._extents[i][2]:
+            self._changes[gfn] = None
+        else:
+            del self._changes[gfn]
+        self._partition.unmap(gfn, 1)
 
     def find(self, frame: int) -> int:
-        """The lowest guest frame that maps a machine frame, -1 if none does."""
-        for gfn, (mapped, _) in self.entries():
-            if mapped == frame:
-                return gfn
+        """The guest frame where a frame of the domain's own is, -1 if it is nowhere."""
+        gfn = self._gfns.get(frame)
+        return self._first_place(frame) if gfn is None else gfn
+
+    def _first_place(self, frame: int) -> int:
+        i = bisect_right(self._frames, frame, key=_start) - 1
+        if i >= 0:
+            start, gfn, count = self._frames[i]
+            if frame < start + count:
+                return gfn + frame - start
         return -1
+
+    def _lose_place(self, frame: int) -> None:
+        if self._first_place(frame) >= 0:
+            self._gfns[frame] = -1
+        else:
+            self._gfns.pop(frame, None)
 
     def entries(self) -> Iterator[tuple[int, tuple[int, P2mType]]]:
         """Every mapping in ascending order: guest frame, (machine frame, type)."""
@@ -146,3 +174,7 @@ class Physmap:
                 self._partition.map(
                     first, frame + first - start, end - first, Access.RWX, code=True
                 )
+
+
+def _start(extent: tuple[int, int, int]) -> int:
+    return extent[0]

@@ -74,6 +74,7 @@ class Vcpu:
         self._last_tick = 0
         self.periodic: Timer | None = None
         self.period = 0
+        self.polling = False
         self.poll_ports: tuple[int, ...] = ()
         self._poll_timer: Timer | None = None
         self.call = Call(self, Abi.X86_64, ())
@@ -164,6 +165,7 @@ class Vcpu:
     def poll(self, ports: tuple[int, ...], deadline: int) -> None:
         """Waits until one of the ports is pending or the deadline (ns, 0: none) has come."""
         self.poll_ports = ports
+        self.polling = True
         self.blocked = True
         self.runstate.change(RUNSTATE_blocked, self.domain.clock.now())
         self.domain.evtchn.polling.add(self)
@@ -175,7 +177,8 @@ class Vcpu:
         if not self.blocked:
             return
         self.blocked = False
-        if self.poll_ports:
+        if self.polling:
+            self.polling = False
             self.poll_ports = ()
             self.domain.evtchn.polling.discard(self)
             if self._poll_timer is not None:
@@ -185,8 +188,11 @@ class Vcpu:
         self.resume()
 
     def wake_poll(self, port: int) -> None:
-        """A port became pending (masked or not): ends a SCHEDOP_poll that waits for it."""
-        if port in self.poll_ports:
+        """A port became pending (masked or not): ends a SCHEDOP_poll that waits for it.
+
+        A poll of no ports at all ends with any of them.
+        """
+        if not self.poll_ports or port in self.poll_ports:
             self.unblock()
 
     def event_pending(self) -> None:

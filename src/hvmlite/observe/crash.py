@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.abi import xen
 from hvmlite.engine.base import CONTROL_REGISTERS, GENERAL_REGISTERS, SEGMENT_REGISTERS
-from hvmlite.engine.disasm import disassemble
+from hvmlite.engine.disasm import instruction_text
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -83,7 +83,7 @@ def _read(vcpu: Vcpu) -> CrashReport:
         report.segments[name] = (segment.selector, segment.base, segment.limit, segment.access)
     report.code = engine.fetch(_CODE_BYTES)
     if report.code:
-        report.instruction = disassemble(report.code, engine.get("rip"), engine.mode)
+        report.instruction = instruction_text(report.code, engine.get("rip"), engine.mode)
     report.calls = [_name_call(call) for call in vcpu.recent_calls]
     return report
 

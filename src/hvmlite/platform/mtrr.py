@@ -9,7 +9,7 @@ tools/libs/guest/xg_dom_x86.c.
 import enum
 from typing import Final
 
-from hvmlite.platform.fault import GeneralProtection
+from hvmlite.hypervisor.fault import GeneralProtection
 
 MSR_MTRRcap: Final = 0xFE
 MSR_MTRRphysBase0: Final = 0x200

@@ -29,14 +29,18 @@ class Console:
         self._closed = False
         self._sinks: list[Callable[[bytes], None]] = []
         self._feed: Callable[[bytes], None] | None = None
+        self._room: Callable[[], int] = lambda: 0
         self._early = bytearray()
 
     # ---- the backend's side ---------------------------------------------------------------------
 
-    def connect(self, feed: Callable[[bytes], None] | None) -> None:
-        """Says where input goes (None: nowhere for now; it waits)."""
+    def connect(
+        self, feed: Callable[[bytes], None] | None, room: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Says where input goes (None: nowhere for now; it waits) and how much fits."""
         with self._changed:
             self._feed = feed
+            self._room = room
             early, self._early = bytes(self._early), bytearray()
         if feed is not None and early:
             feed(early)
@@ -74,6 +78,11 @@ class Console:
                 self._early += raw
         if feed is not None:
             feed(raw)
+
+    @property
+    def input_room(self) -> int:
+        """How many bytes `write` can hand on at present; more are dropped (in the host's thread)."""
+        return self._room() if self._feed is not None else max(0, HISTORY - len(self._early))
 
     @property
     def output(self) -> bytes:

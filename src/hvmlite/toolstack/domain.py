@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ class Domain:
         self.name = plan.config.title
         self.console = Console()
         self._ended = threading.Event()
+        self._on_end: Callable[[], None] | None = None
         self._outcome: Outcome | None = None
         self._failure: BaseException | None = None
         self.reboots = 0
@@ -76,7 +78,10 @@ class Domain:
         )
         host.domains[self._now.domid] = self
         now = self._now
-        self.console.connect(lambda data: host.soon(lambda: now.console.feed(data)))
+        self.console.connect(
+            lambda data: host.soon(lambda: now.console.feed(data)),
+            lambda: now.console.input_room,
+        )
 
     @property
     def id(self) -> int:
@@ -99,6 +104,12 @@ class Domain:
     def unpause(self) -> None:
         """Undoes one `pause`."""
         self._host.call(self._host.control.unpause_domain, self._now.domain)
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Has `callback()` called in the host's thread when `wait` would return."""
+        self._on_end = callback
+        if self._ended.is_set():
+            callback()
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Waits for the guest's end; None if `timeout` (seconds) is over first.
@@ -162,12 +173,16 @@ class Domain:
             return
         self._leave()
         self._outcome = outcome
+        self._end()
+
+    def _end(self) -> None:
         self._ended.set()
         self.console.close()
+        if self._on_end is not None:
+            self._on_end()
 
     def fail(self, error: BaseException) -> None:
         """The host cannot go on with this domain."""
         if not self._ended.is_set():
             self._failure = error
-            self._ended.set()
-            self.console.close()
+            self._end()

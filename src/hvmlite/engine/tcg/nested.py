@@ -35,6 +35,9 @@ class NestedTables:
 
     def __init__(self, memory: MachineMemory) -> None:
         self._memory = memory
+        # Per machine frame: whether this partition's CPUs may hold translated code of it.  Never
+        # cleared: the translation outlives the frame's use and even its contents.
+        self.executed = bytearray(memory.frames)
         self._u64 = memory.u64
         self._pages: list[int] = []
         # Frame of every level-1 and level-2 table by the guest frame number it starts at.
@@ -77,7 +80,7 @@ class NestedTables:
         if access & Access.EXECUTE and not execute:
             flags |= _NX
         if execute:
-            self._memory.executed[frame : frame + count] = b"\1" * count
+            self.executed[frame : frame + count] = b"\1" * count
         while count:
             if not (gfn | frame) & (_SPAN - 1) and count >= _SPAN:
                 self._set_large(gfn, physical(frame) | flags | _LARGE)
@@ -147,7 +150,7 @@ class NestedTables:
             return False
         first = gfn & ~(FETCH_AROUND - 1)
         index = self._small(gfn) * 512 + (first & 511)
-        executed = self._memory.executed
+        executed = self.executed
         for i in range(index, index + FETCH_AROUND):
             entry = self._u64[i]
             if entry & _PRESENT and not entry & _NEVER_EXECUTE:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from collections.abc import Callable
 from importlib import resources
 
 from hvmlite.engine import base as b
@@ -151,11 +150,17 @@ class TcgPartition(b.Partition):
         if not size:
             return
         last = (start + size - 1) >> PAGE_SHIFT
-        if any(self.memory.executed[start >> PAGE_SHIFT : last + 1]):
+        if any(self.nested.executed[start >> PAGE_SHIFT : last + 1]):
             physical = L.physical(start >> PAGE_SHIFT) | start & (PAGE_SIZE - 1)
             self._dma.write(physical, data)
         else:
             self.memory.u8[start : start + size] = data
+
+    def contents_replaced(self, frame: int) -> None:
+        """See `Partition.contents_replaced`."""
+        if self.nested.executed[frame]:
+            start = frame << PAGE_SHIFT
+            self.write(frame, 0, bytes(self.memory.u8[start : start + PAGE_SIZE]))
 
     def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:
         """See `Partition.set_constant_cpuid`."""
@@ -224,18 +229,10 @@ class TcgPartition(b.Partition):
             out += bytes(self.memory.u8[start : start + step])
         return out
 
-    def string_port(self, vcpu: TcgVcpu, exit_: b.PortIo, value: int) -> None:
-        """Carries out INS from a port that answers `value`."""
-        raise EngineError(f"INS from port {exit_.port:#x} is not supported")
-
-    def emulate(
-        self,
-        vcpu: TcgVcpu,
-        read: Callable[[int, int], int],
-        write: Callable[[int, int, int], None],
-    ) -> None:
-        """Carries out an instruction that touches a device."""
-        raise EngineError("not there")
+    def frame_at(self, gpa: int) -> int:
+        """The machine frame behind a guest-physical address, -1 if there is none."""
+        entry = self.nested.entry(gpa >> PAGE_SHIFT)
+        return L.frame_of(entry) if entry & 1 else -1
 
 
 def _gate(address: int) -> bytes:

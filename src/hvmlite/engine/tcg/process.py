@@ -88,7 +88,9 @@ class QemuProcess:
                 "auto-kernel-cmdline=off,x-option-roms=off,acpi=off",
                 "-accel", "tcg,thread=multi",
                 "-cpu", cpu_model,
-                "-smp", f"{cpus},sockets=1,cores={cpus},threads=1",
+                # With one possible CPU, TCG turns locked instructions into plain loads and stores:
+                # the guest's updates and ours of the same word would overwrite each other.
+                "-smp", f"{cpus},maxcpus={cpus + 1},sockets=1,cores={cpus + 1},threads=1",
                 "-m", f"{memory.size >> 20}M",
                 "-object", f"memory-backend-file,id=ram,size={memory.size},"
                 f"mem-path=/proc/self/fd/{memory.fd},share=on",

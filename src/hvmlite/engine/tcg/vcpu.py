@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from hvmlite.engine import atomics
 from hvmlite.engine import base as b
-from hvmlite.engine.paging import PagingMode, translate
+from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
+from hvmlite.engine.tcg.emulate import StringIo, begin_string, emulate_mmio, inject_page_fault
 from hvmlite.errors import EngineError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class TcgVcpu(b.EngineVcpu):
         self._requested = -1
         self._taken = False
         self._next_rip = 0
+        self._string: StringIo | None = None
         self._started = False
         self._saved = True
         self._decoders: dict[int, Callable[[], b.Exit | None]] = {
@@ -252,7 +254,8 @@ class TcgVcpu(b.EngineVcpu):
 
     # ---- exits ----------------------------------------------------------------------------------
 
-    def _advance(self, length: int) -> None:
+    def advance(self, length: int) -> None:
+        """Moves past an instruction of `length` bytes that was carried out."""
         self._u64[self._rip] += length
         self._u32[self._int_state] = 0
 
@@ -283,7 +286,7 @@ class TcgVcpu(b.EngineVcpu):
         exit_.value = (u64[self._rax] & _MASK32) | (u64[self._rbx + 2] & _MASK32) << 32
         return exit_
 
-    def _port(self) -> b.Exit:
+    def _port(self) -> b.Exit | None:
         exit_ = self._exit_port
         info = self._u64[self._code + 1]
         self._next_rip = self._u64[self._code + 2]
@@ -291,6 +294,9 @@ class TcgVcpu(b.EngineVcpu):
         exit_.size = info >> 4 & 7
         exit_.write = not info & 1
         exit_.string = bool(info & 4)
+        if exit_.string:
+            self._string = begin_string(self, self._partition, exit_, info)
+            return exit_ if self._string is not None else None
         exit_.value = self._u64[self._rax] & ((1 << 8 * exit_.size) - 1) if exit_.write else 0
         return exit_
 
@@ -307,7 +313,7 @@ class TcgVcpu(b.EngineVcpu):
         return exit_
 
     def _halt(self) -> b.Exit:
-        self._advance(1)
+        self.advance(1)
         return self._exit_halt
 
     def _interrupted(self) -> b.Exit:
@@ -317,7 +323,7 @@ class TcgVcpu(b.EngineVcpu):
         return self._exit_shutdown
 
     def _skip_two(self) -> None:
-        self._advance(2)
+        self.advance(2)
 
     def _no_svm(self) -> None:
         self.inject_exception(_UD)
@@ -376,41 +382,61 @@ class TcgVcpu(b.EngineVcpu):
         self._u64[self._rbx] = ebx
         self._u64[self._rbx + 1] = ecx
         self._u64[self._rbx + 2] = edx
-        self._advance(2)
+        self.advance(2)
 
     def complete_rdmsr(self, value: int) -> None:
         """See `EngineVcpu.complete_rdmsr`."""
         self._u64[self._rax] = value & _MASK32
         self._u64[self._rbx + 2] = value >> 32 & _MASK32
-        self._advance(2)
+        self.advance(2)
 
     def complete_wrmsr(self) -> None:
         """See `EngineVcpu.complete_wrmsr`."""
-        self._advance(2)
+        self.advance(2)
 
     def complete_in(self, value: int) -> None:
         """See `EngineVcpu.complete_in`."""
         exit_ = self._exit_port
         if exit_.string:
-            self._partition.string_port(self, exit_, value)
-        elif exit_.size == 4:
+            self._finish_string(value)
+            return
+        if exit_.size == 4:
             self._u64[self._rax] = value & _MASK32
         else:
             mask = (1 << 8 * exit_.size) - 1
             self._u64[self._rax] = self._u64[self._rax] & ~mask & _MASK64 | value & mask
-        self._u64[self._rip] = self._next_rip
-        self._u32[self._int_state] = 0
+        self._finish_port()
 
     def complete_out(self) -> None:
         """See `EngineVcpu.complete_out`."""
+        if self._exit_port.string:
+            self._finish_string(None)
+        else:
+            self._finish_port()
+
+    def _finish_port(self) -> None:
         self._u64[self._rip] = self._next_rip
         self._u32[self._int_state] = 0
+
+    def _finish_string(self, value: int | None) -> None:
+        string = self._string
+        assert string is not None
+        if value is not None:
+            try:
+                string.store(value)
+            except PageFault as fault:
+                inject_page_fault(self, fault)
+                return
+        string.step("rsi" if value is None else "rdi")
+        if string.finished:
+            self._finish_port()
 
     def emulate_mmio(
         self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
     ) -> None:
         """See `EngineVcpu.emulate_mmio`."""
-        self._partition.emulate(self, read, write)
+        exit_ = self._exit_mmio
+        emulate_mmio(self, self._partition, exit_.gpa, exit_.write, read, write)
 
     # ---- state --------------------------------------------------------------------------------
 

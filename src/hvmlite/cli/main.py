@@ -1,0 +1,109 @@
+"""The `hvmlite` command: reads the command line and hands over to one module per verb.
+
+Every word of ours goes to stderr; stdout is the guest's console, or what a verb was asked to print.
+Exit status: 0 done, 1 our own failure, 2 bad usage or bad input, 3 the guest crashed, 4 time is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from hvmlite import __version__
+from hvmlite.errors import HvmliteError, UserError
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_CRASH = 3
+EXIT_TIMEOUT = 4
+
+DESCRIPTION = "Run Xen PVH guests anywhere: no Xen host, no root, no hardware virtualization."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="hvmlite", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"hvmlite {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_run(verbs.add_parser("run", help="boot a kernel and attach to its console"))
+    check = verbs.add_parser(
+        "check", help="what a kernel declares, and whether it can boot as PVH"
+    )
+    check.add_argument("kernel", metavar="KERNEL", help="ELF image or bzImage")
+    check.add_argument("--json", action="store_true", help="print a JSON object")
+    doctor = verbs.add_parser(
+        "doctor", help="what this machine offers, what is missing, how to install it"
+    )
+    doctor.add_argument("--json", action="store_true", help="print a JSON object")
+    return top
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.description = (
+        "Boots KERNEL as a Xen PVH guest.  The guest's console is on stdin and stdout; on a "
+        "terminal, Ctrl-] leaves it and ends the guest."
+    )
+    run.epilog = (
+        "exit status: 0 guest powered off (or rebooted under --on-reboot exit), 1 our own failure, "
+        "2 bad usage or bad input, 3 guest crashed, 4 time limit reached"
+    )
+    add = run.add_argument
+    add("kernel", metavar="KERNEL", help="ELF image (vmlinux, unikernel) or bzImage")
+    add("--ramdisk", metavar="FILE", help="first boot module (Linux: the initramfs)")
+    add("--module", metavar="FILE", action="append", default=[], help="a further boot module")
+    add("--cmdline", metavar="STRING", default="", help="the kernel's command line")
+    add("--name", metavar="NAME", default="", help="the domain's name (default: the kernel's)")
+    add("--memory", metavar="SIZE", default="512M", help="512M, 2G; a bare number is MiB")
+    add("--vcpus", metavar="N", type=int, default=1, help="virtual CPUs (default 1)")
+    add("--lapic", action=argparse.BooleanOptionalAction, default=True, help="local APICs")
+    add("--acpi", action=argparse.BooleanOptionalAction, default=True, help="ACPI tables")
+    add("--xen-version", metavar="X.Y", default="4.17", help="the Xen release to present")
+    add("--engine", choices=("auto", "tcg"), default="auto", help="what runs the guest's code")
+    add("--timeout", metavar="SECONDS", type=float, help="end the guest after this time")
+    add(
+        "--on-reboot",
+        choices=("restart", "exit"),
+        default="restart",
+        help="what a reboot of the guest does (default: restart)",
+    )
+    add("--verbose", action="store_true", help="say on stderr what happened behind the console")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = import_module(f"hvmlite.cli.{options.verb}").execute(options)
+        sys.stdout.flush()
+    except UserError as error:
+        complain(str(error))
+        return EXIT_USAGE
+    except HvmliteError as error:
+        complain(str(error))
+        return EXIT_FAILURE
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_FAILURE
+    return status
+
+
+def complain(text: str) -> None:
+    """Says something to the user."""
+    print(f"hvmlite: {text}", file=sys.stderr)
+
+
+def run() -> None:
+    """Entry point of the installed script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,102 @@
+"""`hvmlite run`: boots one guest and joins its console to stdin and stdout."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from hvmlite.cli.main import EXIT_CRASH, EXIT_FAILURE, EXIT_OK, EXIT_TIMEOUT, complain
+from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput
+from hvmlite.errors import UserError
+from hvmlite.toolstack.config import DomainConfig, parse_size
+from hvmlite.toolstack.domain import Domain, Outcome
+from hvmlite.toolstack.host import Host, boot_memory
+
+
+def make_config(options: argparse.Namespace) -> DomainConfig:
+    """The domain's configuration from the command line; raises UserError."""
+    config = DomainConfig(
+        kernel=Path(options.kernel),
+        name=options.name,
+        ramdisk=Path(options.ramdisk) if options.ramdisk else None,
+        modules=[Path(each) for each in options.module],
+        cmdline=options.cmdline,
+        memory=parse_size(options.memory),
+        vcpus=options.vcpus,
+        lapic=options.lapic,
+        acpi=options.acpi,
+        xen_version=options.xen_version,
+        on_reboot="restart" if options.on_reboot == "restart" else "destroy",
+    )
+    config.check()
+    return config
+
+
+class _Session:
+    """What the main thread waits for: the guest's end, the user's leaving, a signal, the time."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.signal = 0
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """SIGINT, SIGTERM, SIGHUP: end the guest in good order."""
+        self.signal = number
+        self.over.set()
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Runs the guest; returns the exit status."""
+    if options.timeout is not None and not options.timeout > 0:
+        raise UserError(f"--timeout {options.timeout:g} is not a time")
+    config = make_config(options)
+    session = _Session()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, session.on_signal)
+    begin = time.monotonic()
+    with Host(boot_memory(config), engine=options.engine) as host:
+        domain = host.create(config)
+        output = ConsoleOutput(sys.stdout.fileno(), session.over.set)
+        domain.console.add_sink(output.write)
+        domain.on_end(session.over.set)
+        with ConsoleInput(host, domain.console, sys.stdin, session.over.set) as keyboard:
+            domain.start()
+            session.over.wait(options.timeout)
+            outcome = domain.wait(0)
+            domain.destroy()
+        output.flush()
+        if keyboard.left:
+            complain("left the console; the guest was destroyed")
+    if options.verbose:
+        _tell(domain, time.monotonic() - begin)
+    return _status(outcome, session, keyboard.left, options.timeout)
+
+
+def _status(
+    outcome: Outcome | None, session: _Session, left: bool, timeout: float | None
+) -> int:
+    if outcome is not None:
+        if outcome.crash is not None:
+            complain(str(outcome.crash))
+        return EXIT_CRASH if outcome.crashed else EXIT_OK
+    if left:
+        return EXIT_OK
+    if session.signal:
+        complain(f"ended by {signal.Signals(session.signal).name}")
+        return EXIT_FAILURE
+    if session.over.is_set():
+        complain("the reader of the console has gone")
+        return EXIT_FAILURE
+    complain(f"time limit of {timeout:g} s reached")
+    return EXIT_TIMEOUT
+
+
+def _tell(domain: Domain, seconds: float) -> None:
+    complain(f"{domain.exits} exits in {seconds:.2f} s")
+    for name, count in sorted(domain.unknown_calls.items()):
+        complain(f"not supported: {name} ({count} times)")

@@ -1,0 +1,178 @@
+"""Instructions that the engine carries out for the guest: accesses to devices, string port I/O.
+
+Facts: AMD64 APM volume 2, section 15.10.2 (EXITINFO1 of port I/O); volume 3 (INS, OUTS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hvmlite.engine.base import GENERAL_REGISTERS, PortIo
+from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
+from hvmlite.engine.mmio_decode import Segment, decode
+from hvmlite.engine.mmio_operation import MmioOperation
+from hvmlite.engine.paging import PageFault
+
+if TYPE_CHECKING:
+    from hvmlite.engine.tcg.partition import TcgPartition
+    from hvmlite.engine.tcg.vcpu import TcgVcpu
+
+_PF = 14
+_DF = 1 << 10
+_LONGEST_INSTRUCTION = 15
+_IO_REP = 1 << 3
+_IO_A16 = 1 << 7
+_IO_A32 = 1 << 8
+_IO_SEGMENT_SHIFT = 10
+_STRING_LIMIT = 1024
+"""Bytes of INS or OUTS that one exit carries; the guest goes on with the rest."""
+
+
+class LinearMemory:
+    """A stopped vCPU's view of its memory, as `MmioCpu` wants it; device pages go to the device."""
+
+    def __init__(
+        self,
+        vcpu: TcgVcpu,
+        partition: TcgPartition,
+        read: Callable[[int, int], int],
+        write: Callable[[int, int, int], None],
+    ) -> None:
+        self._vcpu = vcpu
+        self._partition = partition
+        self._read = read
+        self._write = write
+
+    @property
+    def rflags(self) -> int:
+        """The flags."""
+        return self._vcpu.get("rflags")
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self._vcpu.set("rflags", value)
+
+    def read_reg(self, index: int) -> int:
+        """See MmioCpu."""
+        return self._vcpu.get(GENERAL_REGISTERS[index])
+
+    def write_reg(self, index: int, value: int) -> None:
+        """See MmioCpu."""
+        self._vcpu.set(GENERAL_REGISTERS[index], value)
+
+    def segment_base(self, segment: Segment) -> int:
+        """See MmioCpu."""
+        return self._vcpu.segment(segment.name.lower()).base
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        """See MmioCpu; raises PageFault."""
+        out = b""
+        while len(out) < size:
+            gpa = self._vcpu.translate(address + len(out))
+            step = min(size - len(out), PAGE_SIZE - (gpa & (PAGE_SIZE - 1)))
+            frame = self._partition.frame_at(gpa)
+            if frame < 0:
+                out += self._read(gpa, step).to_bytes(step, "little")
+            else:
+                start = frame << PAGE_SHIFT | gpa & (PAGE_SIZE - 1)
+                out += bytes(self._partition.memory.u8[start : start + step])
+        return out
+
+    def write_linear(self, address: int, data: bytes) -> None:
+        """See MmioCpu; raises PageFault."""
+        done = 0
+        while done < len(data):
+            gpa = self._vcpu.translate(address + done, write=True)
+            step = min(len(data) - done, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)))
+            frame = self._partition.frame_at(gpa)
+            part = data[done : done + step]
+            if frame < 0:
+                self._write(gpa, step, int.from_bytes(part, "little"))
+            else:
+                self._partition.write(frame, gpa & (PAGE_SIZE - 1), part)
+            done += step
+
+
+def inject_page_fault(vcpu: TcgVcpu, fault: PageFault) -> None:
+    """Has the guest take the page fault that we met on its behalf."""
+    vcpu.set("cr2", fault.address)
+    vcpu.inject_exception(_PF, fault.error_code)
+
+
+def emulate_mmio(
+    vcpu: TcgVcpu,
+    partition: TcgPartition,
+    gpa: int,
+    is_write: bool,
+    read: Callable[[int, int], int],
+    write: Callable[[int, int, int], None],
+) -> None:
+    """Carries out the instruction at rip, one operand of which is a device at `gpa`.
+
+    Raises EngineError for an instruction that cannot be carried out.
+    """
+    access = decode(vcpu.fetch(_LONGEST_INSTRUCTION), vcpu.mode, vcpu.get("rip"))
+    operation = MmioOperation(LinearMemory(vcpu, partition, read, write), read, write)
+    try:
+        vcpu.advance(operation.run(access, gpa, is_write))
+    except PageFault as fault:
+        inject_page_fault(vcpu, fault)
+
+
+class StringIo:
+    """INS or OUTS in progress: how many items this exit carries, and where they are."""
+
+    def __init__(self, vcpu: TcgVcpu, partition: TcgPartition, info: int, size: int) -> None:
+        self._vcpu = vcpu
+        self._info = info
+        self._size = size
+        self._width = 2 if info & _IO_A16 else 4 if info & _IO_A32 else 8
+        self._memory = LinearMemory(vcpu, partition, lambda _a, _s: 0, lambda _a, _s, _v: None)
+        mask = (1 << 8 * self._width) - 1
+        self._mask = mask
+        count = vcpu.get("rcx") & mask if info & _IO_REP else 1
+        self._backwards = bool(vcpu.get("rflags") & _DF)
+        self.items = min(count, 1 if self._backwards else _STRING_LIMIT // size)
+        self.finished = self.items == count
+
+    def fetch(self) -> bytes:
+        """The bytes that OUTS writes; raises PageFault."""
+        segment = Segment((self._info >> _IO_SEGMENT_SHIFT) & 7)
+        base = self._memory.segment_base(segment) if self._width < 8 or segment >= 4 else 0
+        address = base + (self._vcpu.get("rsi") & self._mask)
+        return self._memory.read_linear(address, self.items * self._size)
+
+    def store(self, value: int) -> None:
+        """Puts what INS reads, the same value for each item; raises PageFault."""
+        base = self._memory.segment_base(Segment.ES) if self._width < 8 else 0
+        item = (value & ((1 << 8 * self._size) - 1)).to_bytes(self._size, "little")
+        self._memory.write_linear(base + (self._vcpu.get("rdi") & self._mask), item * self.items)
+
+    def step(self, index: str) -> None:
+        """Moves the index and count registers on."""
+        self._add(index, (-1 if self._backwards else self.items) * self._size)
+        if self._info & _IO_REP:
+            self._add("rcx", -self.items)
+
+    def _add(self, name: str, amount: int) -> None:
+        old = self._vcpu.get(name)
+        new = old + amount & self._mask
+        # 32-bit results clear the upper half, 16-bit ones leave the rest alone.
+        self._vcpu.set(name, new if self._width >= 4 else old & ~self._mask | new)
+
+
+def begin_string(
+    vcpu: TcgVcpu, partition: TcgPartition, exit_: PortIo, info: int
+) -> StringIo | None:
+    """Prepares a string port exit; None if the guest takes a page fault instead."""
+    string = StringIo(vcpu, partition, info, exit_.size)
+    exit_.data = b""
+    if exit_.write:
+        try:
+            exit_.data = string.fetch()
+        except PageFault as fault:
+            inject_page_fault(vcpu, fault)
+            return None
+    return string
+

@@ -1,0 +1,6 @@
+"""Grant tables: who may use which frame of a domain, and the mappings that come of it."""
+
+from hvmlite.hypervisor.grant_table.ops import FAMILY
+from hvmlite.hypervisor.grant_table.table import GrantError, GrantTable
+
+__all__ = ["FAMILY", "GrantError", "GrantTable"]
