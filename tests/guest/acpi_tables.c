@@ -128,7 +128,8 @@ void test_main(void)
     check_signed("acpi.XSDT.len", xsdt->length, 36 + 2 * 8);
     check_fadt(table(get64(xsdt, 36), "FACP"));
     check_madt(table(get64(xsdt, 44), "APIC"));
-    check_hex("acpi.rsdt.0", get32(rsdt, 36), (u32)get64(xsdt, 36));
+    /* For readers of ACPI 1.0 Xen keeps a shorter FADT beside the one in the XSDT. */
+    check_hex("acpi.rsdt.0.len", table(get32(rsdt, 36), "FACP")->length, 116);
     check_hex("acpi.rsdt.1", get32(rsdt, 40), (u32)get64(xsdt, 44));
     success();
 }

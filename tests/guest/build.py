@@ -205,7 +205,7 @@ def main() -> int:
         print("usage: build.py GUEST [VARIANT]", file=sys.stderr)
         return 2
     try:
-        print(build_guest(sys.argv[1], *sys.argv[2:3]))
+        print(build_guest(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "hvm64"))
     except (GuestToolsMissingError, GuestBuildError, KeyError) as exc:
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
         return 1

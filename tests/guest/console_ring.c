@@ -3,7 +3,8 @@
  *
  * Purpose: the ring's page and port are given, the backend empties it each time it is told, over
  * many turns of the ring, and nothing is lost or doubled (the harness compares the text).
- * Blind spots: input; indexes that pass 2^32; a backend that goes away; what a guest sees that corrupts its own indexes.
+ * Blind spots: input; indexes that pass 2^32; a backend that goes away; what becomes of a guest that
+ * corrupts its own indexes.
  *
  * Expect: a{3000}b{17}c
  * Expect: line 299 of 300: 0123456789abcdefghijklmnopqrstuvwxyz

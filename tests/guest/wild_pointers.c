@@ -29,14 +29,23 @@ struct question {
 #define VCPU(op, vcpu, want) {"vcpu.op." #op ".vcpu" #vcpu, __HYPERVISOR_vcpu_op, op, 3, vcpu, want}
 #define SCHED(op, want) {"sched.op." #op, __HYPERVISOR_sched_op, op, 2, 0, want}
 
+/* Xen's layer for 32-bit guests refuses these two before it looks at the pointer. */
+#ifdef __x86_64__
+#define MACHPHYS_MFN_LIST -14
+#define CLAIM_PAGES -14
+#else
+#define MACHPHYS_MFN_LIST -95
+#define CLAIM_PAGES -38
+#endif
+
 /* Answers that are the same for each kind of wild pointer. */
 static const struct question any[] = {
     VERSION(1, -14), VERSION(2, -14), VERSION(3, -14), VERSION(4, -14), VERSION(5, -14),
     VERSION(6, -14), VERSION(8, -14), VERSION(9, -14), VERSION(11, -38), VERSION(12, -38),
     VERSION(13, -38),
     HVM(0, -14), HVM(1, -14), HVM(10, -14), HVM(15, -14), HVM(23, -14),
-    MEM(5, -14), MEM(7, -14), MEM(8, -38), MEM(9, -14), MEM(10, -38), MEM(12, -38), MEM(13, -14),
-    MEM(14, -14), MEM(16, -14), MEM(17, -14), MEM(20, -38), MEM(21, -14), MEM(22, -38), MEM(24, -14),
+    MEM(5, MACHPHYS_MFN_LIST), MEM(7, -14), MEM(8, -38), MEM(9, -14), MEM(10, -38), MEM(12, -38), MEM(13, -14),
+    MEM(14, -14), MEM(16, -14), MEM(17, -14), MEM(20, -38), MEM(21, -14), MEM(22, -38), MEM(24, CLAIM_PAGES),
     MEM(25, -95), MEM(26, -14), MEM(28, -13), MEM(29, -38), MEM(30, -38), MEM(31, -38), MEM(32, -38),
     EVTCHN(0, -14), EVTCHN(1, -14), EVTCHN(2, -14), EVTCHN(3, -14), EVTCHN(4, -14), EVTCHN(5, -14),
     EVTCHN(6, -14), EVTCHN(7, -14), EVTCHN(8, -14), EVTCHN(9, -14), EVTCHN(10, -14), EVTCHN(11, -14),
@@ -103,9 +112,9 @@ static void sweep(ulong pointer)
             if (stops(swept[i], cmd))
                 continue;
             hypercall5(swept[i], cmd, pointer, pointer, pointer, pointer);
-            hypercall5(swept[i], cmd, pointer, 1, 0, 0);
 #if HAVE_PAGING
             /* Without paging the 1 would be a good pointer, and for some a deadly one. */
+            hypercall5(swept[i], cmd, pointer, 1, 0, 0);
             hypercall5(swept[i], cmd, 1, pointer, 1, 0);
 #endif
         }

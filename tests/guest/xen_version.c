@@ -2,7 +2,7 @@
  * xen_version: every XENVER_* command with good arguments.
  *
  * Purpose: the answers of Xen 4.17.7 to a PVH domU.
- * Blind spots: compile_info and capabilities are free text, so only their form is checked; bad
+ * Blind spots: compile_info is free text and not looked at, capabilities only for 64-bit HVM; bad
  * pointers are in wild_pointers.
  */
 #include "guest.h"
@@ -18,6 +18,14 @@ static void check_string(const char *what, const char *got, const char *want)
 
     if (memcmp(got, want, n))
         failure("%s: \"%s\", want \"%s\"", what, got, want);
+}
+
+static bool contains(const char *text, const char *word)
+{
+    for (; *text; text++)
+        if (!strncmp(text, word, strlen(word)))
+            return true;
+    return false;
 }
 
 static void test_features(void)
@@ -57,7 +65,7 @@ void test_main(void)
 
     check_rc("version.compile_info", xen_version(XENVER_compile_info, &v.compile), 0);
     check_rc("version.capabilities", xen_version(XENVER_capabilities, v.capabilities), 0);
-    if (strncmp(v.capabilities, "xen-3.0-x86_64", 14))
+    if (!contains(v.capabilities, "hvm-3.0-x86_64 "))
         failure("capabilities: \"%s\"", v.capabilities);
     check_rc("version.changeset", xen_version(XENVER_changeset, v.changeset), 0);
 

@@ -1,7 +1,13 @@
-"""domctl: the toolstack's commands, numbers only, to name a call that is refused.
+"""domctl: the toolstack's commands, as far as to refuse a call by its name.
 
 Source: domctl.h.
 """
+
+from typing import Annotated
+
+from hvmlite.abi.layout import Array, Bytes, Struct, u16, u32
+
+XEN_DOMCTL_INTERFACE_VERSION = 0x15
 
 XEN_DOMCTL_createdomain = 1
 XEN_DOMCTL_destroydomain = 2
@@ -77,3 +83,13 @@ XEN_DOMCTL_gdbsx_guestmemio = 1000
 XEN_DOMCTL_gdbsx_pausevcpu = 1001
 XEN_DOMCTL_gdbsx_unpausevcpu = 1002
 XEN_DOMCTL_gdbsx_domstatus = 1003
+
+
+class xen_domctl(Struct):
+    """One domctl call; `u` holds what its command takes."""
+
+    cmd: u32 = 0
+    interface_version: u32 = 0
+    domain: u16 = 0
+    _pad: Annotated[tuple[int, ...], Array(u16, 3)] = ()
+    u: Annotated[bytes, Bytes(128)] = b""

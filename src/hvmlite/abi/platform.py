@@ -1,7 +1,13 @@
-"""platform_op: the hardware domain's commands, numbers only, to name a call that is refused.
+"""platform_op: the hardware domain's commands, as far as to refuse a call by its name.
 
 Source: platform.h.
 """
+
+from typing import Annotated
+
+from hvmlite.abi.layout import Bytes, Struct, u32
+
+XENPF_INTERFACE_VERSION = 0x03000001
 
 XENPF_settime32 = 17
 XENPF_settime64 = 62
@@ -25,3 +31,11 @@ XENPF_mem_hotadd = 59
 XENPF_core_parking = 60
 XENPF_resource_op = 61
 XENPF_get_symbol = 63
+
+
+class xen_platform_op(Struct):
+    """One platform_op call; `u` holds what its command takes."""
+
+    cmd: u32 = 0
+    interface_version: u32 = 0
+    u: Annotated[bytes, Bytes(128)] = b""

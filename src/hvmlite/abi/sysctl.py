@@ -1,7 +1,13 @@
-"""sysctl: the host administrator's commands, numbers only, to name a call that is refused.
+"""sysctl: the host administrator's commands, as far as to refuse a call by its name.
 
 Source: sysctl.h.
 """
+
+from typing import Annotated
+
+from hvmlite.abi.layout import Bytes, Struct, u32
+
+XEN_SYSCTL_INTERFACE_VERSION = 0x15
 
 XEN_SYSCTL_readconsole = 1
 XEN_SYSCTL_tbuf_op = 2
@@ -29,3 +35,11 @@ XEN_SYSCTL_get_cpu_levelling_caps = 25
 XEN_SYSCTL_get_cpu_featureset = 26
 XEN_SYSCTL_livepatch_op = 27
 XEN_SYSCTL_get_cpu_policy = 29
+
+
+class xen_sysctl(Struct):
+    """One sysctl call; `u` holds what its command takes."""
+
+    cmd: u32 = 0
+    interface_version: u32 = 0
+    u: Annotated[bytes, Bytes(128)] = b""

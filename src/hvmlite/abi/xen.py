@@ -181,6 +181,14 @@ class mmu_update(Struct):
     val: u64 = 0
 
 
+class mmuext_op(Struct):
+    """__HYPERVISOR_mmuext_op: one page table operation (PV)."""
+
+    cmd: u32 = 0
+    arg1: ulong = 0
+    arg2: ulong = 0
+
+
 class multicall_entry(Struct):
     """__HYPERVISOR_multicall: one call of the batch; `result` is written back."""
 

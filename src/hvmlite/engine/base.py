@@ -8,11 +8,14 @@ package that implements `Partition` and `EngineVcpu`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 
 from hvmlite.engine.memory import MachineMemory
+
+CpuidAnswer = tuple[int, int, int, int]
+"""eax, ebx, ecx, edx."""
 
 
 class Access(IntFlag):
@@ -275,6 +278,16 @@ class EngineVcpu(ABC):
         """Returns eax, ebx, ecx, edx of the CPU under the guest, in this vCPU's own state."""
 
     @abstractmethod
+    def set_constant_cpuid(
+        self, leaves: Mapping[int, CpuidAnswer | Sequence[CpuidAnswer | None]]
+    ) -> None:
+        """Lets the engine answer these CPUID leaves without an exit.
+
+        By leaf: eax, ebx, ecx, edx; or one such answer for each subleaf, None to exit for it.
+        Bit 27 of ecx in leaf 1 follows the guest's CR4.OSXSAVE.
+        """
+
+    @abstractmethod
     def read_tsc(self) -> int:
         """Returns the time stamp counter that the guest reads at this moment (no offset)."""
 
@@ -287,9 +300,7 @@ class Partition(ABC):
     doorbell: int
 
     @abstractmethod
-    def map(
-        self, gfn: int, frame: int, count: int, access: Access, *, code: bool = False
-    ) -> None:
+    def map(self, gfn: int, frame: int, count: int, access: Access, *, code: bool = False) -> None:
         """Maps `count` guest frames from `gfn` to machine frames from `frame`.
 
         `code` says that the guest will execute them: write them first, it saves exits.
@@ -310,10 +321,6 @@ class Partition(ABC):
     @abstractmethod
     def contents_replaced(self, frame: int) -> None:
         """Says that a frame's contents changed by other means (it was given back and zeroed)."""
-
-    @abstractmethod
-    def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:
-        """Lets the engine answer a CPUID leaf that never changes by itself (None: exit)."""
 
     @abstractmethod
     def want_doorbell(self, wanted: bool) -> None:

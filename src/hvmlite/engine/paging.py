@@ -80,6 +80,7 @@ def translate(
         address &= _MASK32
         table, shifts, bits = mode.cr3 & 0xFFFF_F000, (22, 12), 10
     allowed = _WRITE | _USER
+    found, large = 0, False
     for shift in shifts:
         index = address >> shift & ((1 << bits) - 1)
         if bits == 9:
@@ -89,13 +90,14 @@ def translate(
             entry = None if pair is None else pair >> (index & 1) * 32 & _MASK32
         if entry is None or not entry & _PRESENT:
             raise PageFault(address, write=write, present=False)
-        allowed &= entry
-        large = shift != 12 and entry & _LARGE and shift != 39
-        if large and bits == 10 and not mode.cr4 & CR4_PSE:
-            large = 0
+        found = entry
+        allowed &= found
+        large = bool(found & _LARGE) and shift not in (12, 39)
+        if bits == 10 and not mode.cr4 & CR4_PSE:
+            large = False
         if shift == 12 or large:
             break
-        table = entry & _ADDRESS
+        table = found & _ADDRESS
     if (write and not allowed & _WRITE and (user or mode.cr0 & CR0_WP)) or (
         user and not allowed & _USER
     ):
@@ -103,5 +105,5 @@ def translate(
     low = (1 << shift) - 1
     if large and bits == 10:
         # PSE-36: bits 13-20 of a 4 MiB entry are bits 32-39 of the address.
-        return entry & 0xFFC0_0000 | (entry >> 13 & 0xFF) << 32 | address & low
-    return entry & _ADDRESS & ~low | address & low
+        return found & 0xFFC0_0000 | (found >> 13 & 0xFF) << 32 | address & low
+    return found & _ADDRESS & ~low | address & low

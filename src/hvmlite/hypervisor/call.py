@@ -23,6 +23,9 @@ S = TypeVar("S", bound=Struct)
 COPY_LIMIT = 1 << 20
 """Bytes that one copy may have: no hypercall of a guest needs more, and it bounds our work."""
 
+_CANONICAL = (0, 0x1FFFF)
+_HIGH = 0xFFFF_0000_0000_0000
+
 
 class XenError(Exception):
     """A hypercall fails: `errno` is one of abi.errno (positive)."""
@@ -50,6 +53,9 @@ class Call:
         self._translate = vcpu.engine.translate
 
     def _gpa(self, address: int, size: int, *, write: bool) -> int:
+        if address >> 47 not in _CANONICAL:
+            # Xen walks the tables by the low 48 bits, whatever is above.
+            address = address & (1 << 48) - 1 | -(address >> 47 & 1) & _HIGH
         try:
             return self._translate(address, write=write)
         except PageFault as fault:

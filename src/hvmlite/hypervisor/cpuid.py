@@ -18,9 +18,12 @@ Registers = tuple[int, int, int, int]
 
 XEN_BASE = 0x40000000
 _MASK32 = 0xFFFF_FFFF
-_SUBLEAVED = frozenset((0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1D, 0x1F))
+_SUBLEAVED = frozenset((0x4, 0x7, 0xB, 0xF, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1D, 0x1F))
 _EXTENDED_SUBLEAVED = frozenset((0x8000001D, 0x80000020, 0x80000026))
 _HIGHEST_BASIC = 0xD
+_XSTATE = 0xD
+_XSTATE_SUBLEAVES = 64
+_SUBLEAVES = 5
 
 # Leaf 1.
 _ECX1_VMX = 1 << 5
@@ -122,9 +125,7 @@ class CpuidPolicy:
             if subleaf > 1:
                 regs = [0, 0, subleaf, 0]
         elif leaf == 0x80000001:
-            regs[2] &= ~(
-                _ECX_SVM | _ECX_EXTAPIC | _ECX_IBS | _ECX_SKINIT | _ECX_WDT | _ECX_TOPOEXT
-            )
+            regs[2] &= ~(_ECX_SVM | _ECX_EXTAPIC | _ECX_IBS | _ECX_SKINIT | _ECX_WDT | _ECX_TOPOEXT)
             if not self.lapic:
                 regs[3] &= ~_EDX_APIC
         elif leaf == 0x80000007:
@@ -155,14 +156,21 @@ class CpuidPolicy:
             regs[3] &= ~_EDX1_APIC
 
     def hand_to_engine(self, domain: Domain) -> None:
-        """Lets the engine answer every leaf that is the same on all vCPUs and at all times."""
-        vcpu = domain.vcpus[0]
-        varying = {1, 0xD, *_SUBLEAVED, *_EXTENDED_SUBLEAVED, 0x8000001E}
-        for leaf in (*range(0x20), *range(0x80000000, 0x80000020)):
-            if leaf not in varying:
-                domain.partition.set_constant_cpuid(leaf, self.answer(vcpu, leaf, 0))
-        for leaf in (XEN_BASE, XEN_BASE + 1, XEN_BASE + 2):
-            domain.partition.set_constant_cpuid(leaf, xen_leaf(vcpu, leaf, 0))
+        """Lets the engine answer every leaf that does not depend on what the guest does."""
+        for vcpu in domain.vcpus:
+            leaves: dict[int, Registers | list[Registers | None]] = {}
+            for leaf in (*range(_HIGHEST_BASIC + 1), *range(0x80000000, 0x80000020)):
+                if leaf in _SUBLEAVED or leaf in _EXTENDED_SUBLEAVED:
+                    leaves[leaf] = [self.answer(vcpu, leaf, i) for i in range(_SUBLEAVES)]
+                elif leaf != _XSTATE:
+                    leaves[leaf] = self.answer(vcpu, leaf, 0)
+            # Its first two subleaves depend on XCR0 and XSS.
+            leaves[_XSTATE] = [
+                None if i < 2 else self.answer(vcpu, _XSTATE, i) for i in range(_XSTATE_SUBLEAVES)
+            ]
+            for leaf in range(XEN_BASE, XEN_BASE + 3):
+                leaves[leaf] = xen_leaf(vcpu, leaf, 0)
+            vcpu.engine.set_constant_cpuid(leaves)
 
 
 def apic_id(vcpu_id: int) -> int:

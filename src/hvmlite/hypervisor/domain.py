@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 from hvmlite.abi.layout import Abi
 from hvmlite.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff
 from hvmlite.abi.xen import shared_info, vcpu_info
-from hvmlite.engine.paging import PageFault
-from hvmlite.hypervisor.call import Call
 from hvmlite.hypervisor.event_channel import EventChannels
 from hvmlite.hypervisor.grant_table import GrantTable
 from hvmlite.hypervisor.hvm_params import HvmParams
-from hvmlite.hypervisor.memory import GuestAccessError, GuestMemory, Page
+from hvmlite.hypervisor.memory import GuestMemory, Page
 from hvmlite.hypervisor.pages import Pages
 from hvmlite.hypervisor.physmap import Physmap
 from hvmlite.hypervisor.release import Release
 from hvmlite.hypervisor.timekeeping import TscCalibration
 from hvmlite.hypervisor.vcpu import Vcpu
+from hvmlite.hypervisor.watchdog import Watchdogs
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.cpuid import CpuidPolicy
@@ -106,6 +105,11 @@ class Domain:
         self.mmio_devices: list[MmioRange] = []
         self.pause_count = 0
         self.shutdown_code = -1
+        self.announced_code = -1
+        """What SCHEDOP_shutdown_code said beforehand; it goes before any other reason."""
+        self.watchdogs = Watchdogs(self)
+        self.handle = bytes(16)
+        """The UUID that the toolstack gave it."""
         self.crash_info: CrashInfo | None = None
         self.stopped = False
         self.destroyed = False
@@ -129,6 +133,18 @@ class Domain:
             # Xen keeps these on a dummy page of its own until the guest says where they go.
             vcpu.set_info(Page(self.host.machine, self.allocate_own()), 0)
 
+    def move_vcpu_info(self, vcpu: Vcpu, page: Page, offset: int) -> None:
+        """Puts a vcpu_info where the guest wants it, for good, with what it holds by now."""
+        if vcpu.id < LEGACY_MAX_VCPUS:
+            data = vcpu.info_page.read(vcpu.info_offset, VCPU_INFO_SIZE)
+        else:
+            data = vcpu_info(evtchn_upcall_mask=1).pack()
+        page.write(offset, data)
+        self.host.frames.get(page.frame)
+        vcpu.info_registered = True
+        vcpu.set_info(page, offset)
+        self.evtchn.vcpu_info_moved(vcpu)
+
     def allocate_own(self) -> int:
         """A zeroed frame of the hypervisor's for this domain; freed with it."""
         frame = self.host.machine.allocate(1)
@@ -142,9 +158,9 @@ class Domain:
         if abi is not self.abi:
             self.abi = abi
             self.evtchn.abi_changed()
-            self.update_wallclock()
             for each in self.vcpus:
-                each.update_time()
+                each.time_moved()
+        self.update_wallclock()
 
     def resync_time(self, vcpu: Vcpu) -> None:
         """Renews the TSC calibration with a stopped vCPU."""
@@ -166,18 +182,6 @@ class Domain:
         if abi is Abi.X86_64:
             page.u32[shared_info.offsetof("wc_sec_hi", abi) // 4] = seconds >> 32
         page.exchange32(version, (page.u32[version] + 1) & 0xFFFF_FFFF)
-
-    def write_time_area(self, vcpu: Vcpu) -> None:
-        """Copies the time record to where VCPUOP_register_vcpu_time_memory_area said."""
-        if vcpu.time_area is None:
-            return
-        address, abi = vcpu.time_area
-        call = Call(vcpu, abi, ())
-        try:
-            call.write_guest(address, self.calibration.record(2).pack(abi))
-        except (GuestAccessError, PageFault):
-            # Xen drops an update that the guest's tables do not let through, and tries again.
-            return
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class Domain:
         """Stops the domain for good, with one of SHUTDOWN_*; the first reason counts."""
         if self.shutdown_code >= 0 or self.destroyed:
             return
-        self.shutdown_code = reason
+        self.shutdown_code = reason if self.announced_code < 0 else self.announced_code
         self._update_stopped()
         for vcpu in self.vcpus:
             vcpu.stop_timers()
@@ -236,6 +240,7 @@ class Domain:
             return
         self.destroyed = True
         self.stopped = True
+        self.watchdogs.stop()
         for vcpu in self.vcpus:
             vcpu.stop_timers()
             vcpu.running = False
@@ -245,6 +250,8 @@ class Domain:
         self.partition.close()
         self.evtchn.destroy()
         self.grants.destroy()
+        for vcpu in self.vcpus:
+            vcpu.release()
         self.pages.destroy()
         for frame in self._owned:
             self.host.frames.release(frame)

@@ -13,6 +13,7 @@ from hvmlite.abi.layout import Abi
 from hvmlite.engine import base as b
 from hvmlite.engine.memory import PAGE_SHIFT
 from hvmlite.hypervisor.call import XenError
+from hvmlite.hypervisor.hypercalls.registry import note
 from hvmlite.hypervisor.hypercalls.table import HYPERCALLS
 from hvmlite.hypervisor.memory import GuestAccessError
 from hvmlite.hypervisor.msr import read_msr, write_msr
@@ -34,14 +35,15 @@ def hypercall(vcpu: Vcpu, _exit: b.Exit) -> None:
     """Dispatches by the number in (r/e)ax and puts the result there."""
     mode, cpl, number, args = vcpu.engine.hypercall_registers()
     wide = mode == 64
-    entry = HYPERCALLS.get(number & _MASK32)
+    # A 64-bit caller's number is the whole of rax.
+    entry = HYPERCALLS.get(number if wide else number & _MASK32)
+    call = vcpu.call
     if cpl:
         result = -XEN_EPERM
     elif entry is None:
         result = -XEN_ENOSYS
-        vcpu.domain.unknown_calls[f"hypercall {number & _MASK32}"] += 1
+        note(call, f"hypercall {number}")
     else:
-        call = vcpu.call
         call.abi = Abi.X86_64 if wide else Abi.X86_32
         call.args = args
         try:

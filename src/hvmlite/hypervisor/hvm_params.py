@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import hvm
-from hvmlite.abi.errno import XEN_EEXIST, XEN_EINVAL, XEN_EPERM
+from hvmlite.abi.errno import XEN_EINVAL, XEN_ENODEV, XEN_EPERM
 from hvmlite.hypervisor.call import XenError
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ GUEST_WRITES = GUEST_READS - {
     hvm.HVM_PARAM_ALTP2M,
 }
 
+_TYPE_SHIFT = 56
+_MASK32 = 0xFFFF_FFFF
+_SIZE_SHIFT = 32
+_OLD_TSS_SIZE = 128
+_SMALLEST_TSS = 0x68
+_LARGEST_TSS = _SMALLEST_TSS + 0x100 // 8 + 0x10000 // 8 + 1
+"""A TSS with all of the interrupt redirection and I/O permission bitmaps."""
+
 
 class HvmParams:
     """The parameters of one domain."""
@@ -58,24 +66,51 @@ class HvmParams:
 
     def get(self, index: int) -> int:
         """What the guest reads; raises XenError."""
-        if index >= hvm.HVM_NR_PARAMS or index in DEPRECATED:
-            raise XenError(XEN_EINVAL)
-        if index not in GUEST_READS:
-            raise XenError(XEN_EPERM)
+        _check(index, GUEST_READS)
+        if index == hvm.HVM_PARAM_VM86_TSS:
+            return self.values.get(hvm.HVM_PARAM_VM86_TSS_SIZED, 0) & _MASK32
         return self.values.get(index, 0)
 
     def set(self, vcpu: Vcpu, index: int, value: int) -> None:
-        """Carries out the guest's write; raises XenError."""
-        if index >= hvm.HVM_NR_PARAMS or index in DEPRECATED:
-            raise XenError(XEN_EINVAL)
-        if index not in GUEST_WRITES:
-            raise XenError(XEN_EPERM)
+        """Carries out the write of a guest's vCPU; raises XenError."""
+        _check(index, GUEST_WRITES)
         if index == hvm.HVM_PARAM_CALLBACK_IRQ:
             self._set_callback(value)
             self._domain.latch_shinfo_size(vcpu)
+        elif index == hvm.HVM_PARAM_VM86_TSS:
+            if value > _MASK32:
+                self._crash(vcpu, "HVM_PARAM_VM86_TSS lies beyond 4 GiB")
+            index = hvm.HVM_PARAM_VM86_TSS_SIZED
+            value |= _OLD_TSS_SIZE << _SIZE_SHIFT if value else 0
+        elif index == hvm.HVM_PARAM_VM86_TSS_SIZED:
+            size = value >> _SIZE_SHIFT
+            if size < _SMALLEST_TSS:
+                self._crash(vcpu, f"HVM_PARAM_VM86_TSS_SIZED is for a TSS of {size} bytes")
+            value = value & _MASK32 | min(size, _LARGEST_TSS) << _SIZE_SHIFT
+        elif index == hvm.HVM_PARAM_ACPI_IOPORTS_LOCATION:
+            # There is no PM timer whose ports could move.
+            raise XenError(XEN_ENODEV)
+        elif index == hvm.HVM_PARAM_X87_FIP_WIDTH and value not in (0, 4, 8):
+            raise XenError(XEN_EINVAL)
         self.values[index] = value
 
+    def _crash(self, vcpu: Vcpu, reason: str) -> None:
+        self._domain.crash(reason, vcpu)
+        raise XenError(XEN_EINVAL)
+
     def _set_callback(self, value: int) -> None:
-        via = value >> 56
-        is_vector = via == hvm.HVM_PARAM_CALLBACK_TYPE_VECTOR
-        self._domain.callback_vector = value & 0xFF if is_vector else -1
+        if value >> _TYPE_SHIFT != hvm.HVM_PARAM_CALLBACK_TYPE_VECTOR:
+            # The other ways need an interrupt controller that a PVH guest lacks: Xen remembers the
+            # value and leaves the vector as it was.
+            return
+        self._domain.callback_vector = value & 0xFF
+        for vcpu in self._domain.vcpus:
+            if vcpu.up:
+                vcpu.event_pending()
+
+
+def _check(index: int, allowed: frozenset[int]) -> None:
+    if index >= hvm.HVM_NR_PARAMS or index in DEPRECATED:
+        raise XenError(XEN_EINVAL)
+    if index not in allowed:
+        raise XenError(XEN_EPERM)

@@ -7,6 +7,7 @@ MSR raises #GP, as real Xen does since 4.15.  Facts: Intel SDM volume 4, Xen's a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
@@ -53,9 +54,11 @@ _IRET = 23
 
 
 class MsrDevice(Protocol):
-    """A device with MSRs of its own; `first` to `last` are inclusive."""
+    """A device with MSRs of its own."""
 
-    ranges: tuple[tuple[int, int], ...]
+    @property
+    def ranges(self) -> Sequence[tuple[int, int]]:
+        """Its registers, as (first, last) inclusive."""
 
     def read(self, vcpu: Vcpu, index: int) -> int:
         """The register's value; raises GeneralProtection."""

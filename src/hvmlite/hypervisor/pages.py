@@ -78,6 +78,9 @@ class Pages:
             return -1
         self._ram.add(frame, count)
         self._domain.total_pages += count
+        # The guest may have had one of them before, and executed what was in it then.
+        for each in range(frame, frame + count):
+            self._domain.partition.contents_replaced(each)
         return frame
 
     # ---- the physmap ----------------------------------------------------------------------------

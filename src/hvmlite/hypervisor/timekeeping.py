@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from hvmlite.hypervisor.memory import Page
 
 _SAMPLES = 3
-_FIRST_RESYNC = 50_000_000
+_MOST_SAMPLES = 20
+_TIGHT = 10_000
+"""Nanoseconds within which a sample should be taken."""
+_PRECISION = 500
+"""The first parameters are right to one part in this."""
+_LONGEST_BASELINE = 15_000_000
+_FIRST_RESYNC = 20_000_000
 _LAST_RESYNC = 2_000_000_000
-_MINIMUM_BASELINE = 5_000_000
 
 TIME_OFFSET = {abi: vcpu_info.offsetof("time", abi) for abi in Abi}
 """Byte offset of vcpu_time_info in vcpu_info."""
@@ -39,8 +44,7 @@ class TscCalibration:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._first: tuple[int, int] | None = None
-        self._last = (0, 0)
+        self._first: tuple[int, int, int] | None = None
         self.tsc = 0
         self.system_time = 0
         self.mul = 0
@@ -50,18 +54,23 @@ class TscCalibration:
         self.next_sync = 0
         self._interval = _FIRST_RESYNC
 
-    def _sample(self, engine: EngineVcpu) -> tuple[int, int]:
-        """A TSC value and the time at which it was read (the tightest of a few tries)."""
+    def _sample(self, engine: EngineVcpu) -> tuple[int, int, int]:
+        """A TSC value, the time at which it was read, and by how much (ns) that may be wrong.
+
+        The tightest of a few tries; more of them while the machine is too busy for a tight one.
+        """
         best: tuple[int, int, int] | None = None
         now = self._clock.now
-        for _ in range(_SAMPLES):
+        for attempt in range(_MOST_SAMPLES):
             before = now()
             tsc = engine.read_tsc()
             after = now()
-            if best is None or after - before < best[0]:
-                best = (after - before, tsc, (before + after) >> 1)
+            if best is None or after - before < best[2]:
+                best = tsc, (before + after) >> 1, after - before
+            if attempt >= _SAMPLES and best[2] <= _TIGHT:
+                break
         assert best is not None
-        return best[1], best[2]
+        return best
 
     def begin(self, engine: EngineVcpu) -> None:
         """Takes the first pair: as early as possible, the base line grows from here."""
@@ -73,9 +82,10 @@ class TscCalibration:
             self.begin(engine)
         first = self._first
         assert first is not None
-        tsc, now = self._sample(engine)
-        while now - first[1] < _MINIMUM_BASELINE:
-            tsc, now = self._sample(engine)
+        tsc, now, error = self._sample(engine)
+        # Rather start later than give the guest a clock that is visibly wrong.
+        while now - first[1] < min((error + first[2]) * _PRECISION, _LONGEST_BASELINE):
+            tsc, now, error = self._sample(engine)
         elapsed, ticks = now - first[1], tsc - first[0]
         self.mul, self.shift = scale(elapsed, ticks)
         if not self.khz:

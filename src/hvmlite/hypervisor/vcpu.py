@@ -16,6 +16,7 @@ from hvmlite.abi.vcpu import (
     RUNSTATE_running,
 )
 from hvmlite.abi.xen import VIRQ_TIMER, vcpu_info
+from hvmlite.hypervisor.areas import Areas
 from hvmlite.hypervisor.call import Call
 from hvmlite.hypervisor.timekeeping import TIME_OFFSET, Runstate, write_time
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
     from hvmlite.hypervisor.memory import Page
 
+_IF = 1 << 9
 _PENDING = vcpu_info.offsetof("evtchn_upcall_pending")
 RECENT_CALLS = 8
 
@@ -35,8 +37,8 @@ class InterruptController(Protocol):
     def pending_vector(self) -> int:
         """The vector that the CPU should take now, -1 for none."""
 
-    def acknowledge(self, vector: int) -> None:
-        """The CPU took the vector."""
+    def acknowledge(self, vector: int) -> int:
+        """The CPU took the vector; returns the one it really gets."""
 
     def set_irq(self, vector: int) -> None:
         """Requests an edge-triggered interrupt."""
@@ -65,8 +67,7 @@ class Vcpu:
         self.info_page: Page
         self.info_offset = 0
         self.info_registered = False
-        self.time_area: tuple[int, Abi] | None = None
-        self.runstate_area: tuple[int, Abi] | None = None
+        self.areas = Areas(self)
         self.runstate = Runstate(domain.clock.now())
         self._time_generation = -1
         self.singleshot: Timer | None = None
@@ -74,6 +75,7 @@ class Vcpu:
         self._last_tick = 0
         self.periodic: Timer | None = None
         self.period = 0
+        self._last_period = 0
         self.polling = False
         self.poll_ports: tuple[int, ...] = ()
         self._poll_timer: Timer | None = None
@@ -94,8 +96,14 @@ class Vcpu:
         calibration = self.domain.calibration
         self._time_generation = calibration.generation
         write_time(self.info_page, self.info_offset + TIME_OFFSET[self.domain.abi], calibration)
-        if self.time_area is not None:
-            self.domain.write_time_area(self)
+        if self.areas.time:
+            self.areas.write_time()
+
+    def time_moved(self) -> None:
+        """The layout of vcpu_info changed: its time is written anew before the vCPU runs on."""
+        self._time_generation = -1
+        if self.running:
+            self.engine.kick()
 
     # ---- may it run? ----------------------------------------------------------------------------
 
@@ -148,16 +156,26 @@ class Vcpu:
         """Enters the guest if nothing speaks against it."""
         if self.up and not self.blocked and not self.running and not self.domain.stopped:
             self.runstate.change(RUNSTATE_running, self.domain.clock.now())
+            if self.areas.runstate:
+                self.areas.write_runstate()
+            if self.period and self.periodic is None:
+                self._periodic_work()
             self.domain.host.enter(self)
 
     # ---- blocking and waking --------------------------------------------------------------------
 
+    def needs_delivery(self) -> bool:
+        """Whether something is pending that the stopped vCPU can take now."""
+        return self.nmi_pending or (
+            self.engine.get("rflags") & _IF != 0 and self.pending_interrupt() >= 0
+        )
+
     def block(self) -> None:
-        """Waits for an event (HLT, SCHEDOP_block); returns at once if one is pending."""
-        if self.pending_interrupt() >= 0 or self.nmi_pending:
+        """Waits for an event (HLT, SCHEDOP_block); returns at once if one is to be delivered."""
+        if self.needs_delivery():
             return
         self.blocked = True
-        self.runstate.change(RUNSTATE_blocked, self.domain.clock.now())
+        self._deschedule(RUNSTATE_blocked)
         if self.singleshot is not None and self.singleshot.deadline > self._singleshot_due:
             # An idle guest gets its tick on time.
             self._arm_singleshot(self._singleshot_due)
@@ -167,7 +185,7 @@ class Vcpu:
         self.poll_ports = ports
         self.polling = True
         self.blocked = True
-        self.runstate.change(RUNSTATE_blocked, self.domain.clock.now())
+        self._deschedule(RUNSTATE_blocked)
         self.domain.evtchn.polling.add(self)
         if deadline:
             self._poll_timer = self.domain.timers.at(deadline, self.unblock)
@@ -176,6 +194,13 @@ class Vcpu:
         """Ends a wait."""
         if not self.blocked:
             return
+        self._end_wait()
+        # One that was taken down while it waited stays so.
+        state = RUNSTATE_runnable if self.up else RUNSTATE_offline
+        self.runstate.change(state, self.domain.clock.now())
+        self.resume()
+
+    def _end_wait(self) -> None:
         self.blocked = False
         if self.polling:
             self.polling = False
@@ -184,15 +209,23 @@ class Vcpu:
             if self._poll_timer is not None:
                 self._poll_timer.cancel()
                 self._poll_timer = None
-        self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
-        self.resume()
+
+    def _deschedule(self, state: int) -> None:
+        """The stopped vCPU will not run on for now: settles what is kept up while it runs."""
+        self.runstate.change(state, self.domain.clock.now())
+        if self.areas.runstate:
+            self.areas.write_runstate()
+        if self.periodic is not None:
+            # Periodic ticks do not wake a vCPU; one that is overdue comes when it runs again.
+            self.periodic.cancel()
+            self.periodic = None
 
     def wake_poll(self, port: int) -> None:
         """A port became pending (masked or not): ends a SCHEDOP_poll that waits for it.
 
-        A poll of no ports at all ends with any of them.
+        A poll of one port waits for that one, any other poll ends with whatever port it is.
         """
-        if not self.poll_ports or port in self.poll_ports:
+        if len(self.poll_ports) != 1 or port == self.poll_ports[0]:
             self.unblock()
 
     def event_pending(self) -> None:
@@ -203,6 +236,13 @@ class Vcpu:
             else:
                 self._upcall_latched = True
         self.notify()
+
+    def set_upcall_vector(self, vector: int) -> None:
+        """Has events come by a vector of this vCPU's own instead of the domain's callback."""
+        self.upcall_vector = vector
+        # Xen asserts it at once on a vCPU that is up, as far as there is an APIC to take it.
+        if self.up and (self.lapic is not None or self.info_page.u8[self._pending]):
+            self.event_pending()
 
     def apic_enabled(self) -> None:
         """The guest enabled its local APIC: an upcall that waits for its vector goes there now."""
@@ -224,34 +264,52 @@ class Vcpu:
     # ---- up and down ----------------------------------------------------------------------------
 
     def bring_up(self) -> None:
-        """Starts an initialised vCPU."""
+        """Starts an initialised vCPU, or lets one go on that was taken down."""
         if not self.up:
             self.up = True
-            self.blocked = False
-            self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
-            self.resume()
+            if not self.blocked:
+                self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
+                self.resume()
 
     def take_down(self) -> None:
         """Stops the vCPU; the last one to go down powers the domain off."""
+        if not self.up:
+            return
         self.up = False
-        self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
         if self.running:
+            self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
             self.engine.kick()
+        elif not self.blocked:
+            self._deschedule(RUNSTATE_offline)
         self.domain.vcpu_went_down()
 
     def park(self) -> None:
         """Stops the vCPU as INIT does: it waits for a start-up message, which is not being down."""
         self.up = False
-        self.blocked = False
+        self.initialised = False
+        self.nmi_pending = False
+        self._end_wait()
         self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
+
+    def release(self) -> None:
+        """Lets go what it holds of the guest's memory, at the end."""
+        self.areas.release()
+        if self.info_registered:
+            self.info_registered = False
+            self.domain.host.frames.put(self.info_page.frame)
 
     # ---- timers ---------------------------------------------------------------------------------
 
     def set_singleshot(self, deadline: int) -> None:
-        """Arms the one-shot timer: VIRQ_TIMER at `deadline` (ns of system time)."""
+        """Arms the one-shot timer: VIRQ_TIMER at `deadline` (ns of system time), or at once."""
         self._singleshot_due = deadline
         # While the guest is busy, ticks less than the slack apart are taken together.
-        self._arm_singleshot(max(deadline, self._last_tick + self.domain.timer_slack))
+        when = max(deadline, self._last_tick + self.domain.timer_slack)
+        if when > self.domain.clock.now():
+            self._arm_singleshot(when)
+        else:
+            self.stop_singleshot()
+            self._singleshot_fired()
 
     def _arm_singleshot(self, when: int) -> None:
         if self.singleshot is not None:
@@ -270,24 +328,26 @@ class Vcpu:
         self.domain.evtchn.send_virq(self, VIRQ_TIMER)
 
     def set_periodic(self, period: int) -> None:
-        """Arms the periodic timer (ns)."""
+        """Arms the periodic timer (ns); the first tick is due a period after the last one ever."""
         self.stop_periodic()
         self.period = period
-        self.periodic = self.domain.timers.at(
-            self.domain.clock.now() + period, self._periodic_fired
-        )
+        self._periodic_work()
 
     def stop_periodic(self) -> None:
         """Disarms the periodic timer."""
+        self.period = 0
         if self.periodic is not None:
             self.periodic.cancel()
             self.periodic = None
 
-    def _periodic_fired(self) -> None:
-        assert self.periodic is not None
-        due = max(self.periodic.deadline + self.period, self.domain.clock.now())
-        self.periodic = self.domain.timers.at(due, self._periodic_fired)
-        self.domain.evtchn.send_virq(self, VIRQ_TIMER)
+    def _periodic_work(self) -> None:
+        now = self.domain.clock.now()
+        if now >= self._last_period + self.period:
+            self._last_period = now
+            self.domain.evtchn.send_virq(self, VIRQ_TIMER)
+        if self.period:
+            due = self._last_period + self.period
+            self.periodic = self.domain.timers.at(due, self._periodic_work)
 
     def stop_timers(self) -> None:
         """Disarms everything that could wake this vCPU."""

@@ -126,7 +126,7 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
     for start, size in ranges:
         control.populate(domain, start, size)
     control.set_max_memory(domain, domain.total_pages)
-    control.set_memory_map(domain, [tuple(entry) for entry in plan.memory_map])
+    control.set_memory_map(domain, [(entry.addr, entry.size, entry.type) for entry in plan.memory_map])
     image.copy_to(lambda address, data: control.write_memory(domain, address, data))
     rsdp = 0
     if config.acpi:

@@ -153,14 +153,13 @@ class Connection(Caller):
         payload = path.encode("ascii") + b"\0" + watch.token + b"\0"
         if not self.active or len(payload) > XENSTORE_PAYLOAD_MAX:
             return
-        if payload[0] != 0x40:
-            if payload in self._pending_events:
-                return
-            if not self.privileged and self.domain.memory >= self.domain.quota.memory:
-                return
-            self._pending_events.add(payload)
-        elif not self.privileged and self.domain.memory >= self.domain.quota.memory:
+        special = path.startswith("@")
+        if not special and payload in self._pending_events:
             return
+        if not self.privileged and self.domain.memory >= self.domain.quota.memory:
+            return
+        if not special:
+            self._pending_events.add(payload)
         if request is not None:
             request.events += 1
         self._queue(HEADER.pack(XS_WATCH_EVENT, 0, 0, len(payload)) + payload, request, True)

@@ -1,7 +1,7 @@
 """The CONTROL request: the sub-commands of xenstore-control that make sense inside one process.
 
-Answers are worded as xenstored's (tools/xenstored/control.c). No file is ever opened: there is
-no trace file, so memreport answers as the daemon does without one.
+Their names and arguments are xenstored's (docs/misc/xenstore.txt), the wording is our own. No file
+is ever opened: there is no trace file, so memreport is refused as by a daemon without one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _check(store: Daemon, arguments: list[bytes]) -> bytes:
     if arguments:
         raise XenStoreError(XEN_EINVAL)
     for problem in check(store):
-        logger.error("check_store: %s", problem)
+        logger.error("check: %s", problem)
     return OK
 
 
@@ -82,7 +82,7 @@ def _print(_store: Daemon, arguments: list[bytes]) -> bytes:
 
 def _quota(store: Daemon, arguments: list[bytes]) -> bytes:
     if not arguments:
-        lines = ["Quota settings:\n"]
+        lines = ["Quotas:\n"]
         for name, (_, description) in QUOTA_NAMES.items():
             lines.append(f"{name:<17}: {store.get_quota(None, name):8d} {description}\n")
         return "".join(lines).encode("ascii") + b"\0"
@@ -123,7 +123,7 @@ COMMANDS: Final[dict[bytes, tuple[Callable[[Daemon, list[bytes]], bytes], str]]]
     b"log": (_log, "on|off"),
     b"memreport": (_memreport, "[<file>]"),
     b"print": (_print, "<string>"),
-    b"quota": (_quota, "[set <name> <val>|<domid>]"),
+    b"quota": (_quota, "[<domid> | set <name> <value>]"),
     b"help": (_help, ""),
 }
 

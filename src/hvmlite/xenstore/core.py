@@ -378,6 +378,10 @@ class Core:
     def transaction_commit(self, transaction: Transaction) -> None:
         """Commit and fire watches. Raises XenStoreError; see Transaction.commit."""
         caller = transaction.caller
+        for seen in transaction.accessed.values():
+            if seen.modified and seen.node is not None:
+                # Its commit makes the node younger than a domain that has come meanwhile.
+                seen.node.perms = self.current_perms(seen.node)
         for path, seen in transaction.commit(self.domains):
             match = Match.EXACT if seen.exact else Match.SUBTREE
             old = None if seen.perms is None else (seen.perms, seen.generation)

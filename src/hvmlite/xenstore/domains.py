@@ -46,15 +46,15 @@ class Quota:
 
 
 QUOTA_NAMES: Final = {
-    "nodes": ("nodes", "Nodes per domain"),
-    "watches": ("watches", "Watches per domain"),
-    "transactions": ("transactions", "Transactions per domain"),
-    "outstanding": ("outstanding", "Outstanding requests per domain"),
-    "transaction-nodes": ("transaction_nodes", "Max. number of accessed nodes per transaction"),
-    "memory": ("memory", "Total Xenstore memory per domain (error level)"),
-    "node-size": ("node_size", "Max. size of a node"),
-    "path-max": ("path_max", "Max. length of a node path"),
-    "permissions": ("node_permissions", "Max. number of permissions per node"),
+    "nodes": ("nodes", "nodes a domain may own"),
+    "watches": ("watches", "watches a domain may have"),
+    "transactions": ("transactions", "transactions a domain may have open"),
+    "outstanding": ("outstanding", "requests of a domain not yet delivered"),
+    "transaction-nodes": ("transaction_nodes", "nodes a transaction may touch"),
+    "memory": ("memory", "bytes held for a domain"),
+    "node-size": ("node_size", "bytes of a node"),
+    "path-max": ("path_max", "bytes of a path"),
+    "permissions": ("node_permissions", "permissions of a node"),
 }
 """Name on the wire: (attribute of Quota, description)."""
 

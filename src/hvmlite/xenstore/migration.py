@@ -203,7 +203,7 @@ def _node(number: int, tx_id: int, path: str, value: bytes, perms: Perms, access
 
 def _transaction_nodes(store: XenStore, number: int, transaction: Transaction) -> Iterator[bytes]:
     tx_id = transaction.number
-    doomed = transaction.doomed()
+    doomed = transaction.doomed(store.daemon.domains)
     if doomed:
         # "Read the root as missing": no store can ever agree.
         yield _node(number, tx_id, "/", b"", (), ACCESS_READ)

@@ -274,10 +274,10 @@ def _domid(text: bytes) -> int:
 
 def _get_feature(connection: Connection, _transaction: Transaction | None, payload: bytes) -> bytes:
     arguments = strings(payload)
+    if not connection.privileged and (arguments or connection.store.xen_version < (4, 22)):
+        raise XenStoreError(XEN_EACCES)
     if not arguments:
         return b"%d\0" % connection.domain.features
-    if not connection.privileged:
-        raise XenStoreError(XEN_EACCES)
     if len(arguments) > 1:
         raise XenStoreError(XEN_EINVAL)
     domain = connection.store.domains.get(_domid(arguments[0]))

@@ -23,6 +23,7 @@ from hvmlite.xenstore.wire import Interface
 
 _MASK: Final = XENSTORE_RING_SIZE - 1
 _ROUNDS: Final = 64
+"""How often the request ring is emptied for one kick."""
 
 
 class SharedPage(Protocol):
@@ -55,6 +56,7 @@ class RingTransport:
         self._connection = connection
         self._changed = False
         self._busy = False
+        self._budget = 0
         self._attached = True
         self._features = connection.domain.features
         words = self._words
@@ -69,6 +71,13 @@ class RingTransport:
 
     def on_event(self) -> None:
         """The guest kicked: serve its requests, as far as there is room for the replies."""
+        # A guest that keeps writing beside us is left after a while: it owes us a kick for each
+        # of its writes, and gets its turn again with that.
+        self._budget = _ROUNDS
+        self._pump()
+        self._connection.store.settle()
+
+    def _pump(self) -> None:
         if not self._attached or self._busy:
             return
         self._busy = True
@@ -78,22 +87,18 @@ class RingTransport:
                 and self._words[Interface.connection] == XENSTORE_RECONNECT
             ):
                 self._reconnect()
-            # A guest that keeps writing beside us is left after a while: it owes us a kick for
-            # each of its writes, and gets its turn again with that.
-            for _ in range(_ROUNDS):
-                if not (self._send() | self._receive()):
-                    break
+            while self._send() | self._receive():
+                pass
         finally:
             self._busy = False
             if self._changed and self._attached:
                 self._changed = False
                 self._notify()
-        self._connection.store.settle()
 
     def _receive(self) -> bool:
         """Take what the guest has written; returns whether there was anything."""
         connection = self._connection
-        if not connection.wants_input:
+        if not self._budget or not connection.wants_input:
             return False
         words = self._words
         cons = words[Interface.req_cons]
@@ -110,6 +115,7 @@ class RingTransport:
             data += self._page.read(Interface.req, size - first)
         words[Interface.req_cons] = (cons + size) & 0xFFFFFFFF
         self._changed = True
+        self._budget -= 1
         connection.feed(data)
         return True
 
@@ -158,7 +164,7 @@ class RingTransport:
 
     def output_ready(self) -> None:
         """See Transport."""
-        self.on_event()
+        self._pump()
 
     def reset(self) -> None:
         """See Transport."""

@@ -104,27 +104,30 @@ class Transaction:
                 return path
         return None
 
-    def doomed(self) -> bool:
+    def _orphans(self, domains: dict[int, Domain]) -> bool:
+        """Whether a node would belong to a domain that has gone meanwhile."""
+        return any(count > 0 and domid not in domains for domid, count in self.owned.items())
+
+    def doomed(self, domains: dict[int, Domain]) -> bool:
         """Whether a commit now would be refused for good."""
-        return self.failed or self._conflict() is not None
+        return self.failed or self._orphans(domains) or self._conflict() is not None
 
     def commit(self, domains: dict[int, Domain]) -> list[tuple[str, Accessed]]:
         """End the transaction and put its changes into the tree; returns what to fire watches for.
 
-        Raises XenStoreError: ENOMEM if an earlier request in it failed half way, ENOSPC for the
-        node quota, EAGAIN if a node it touched has changed since; nothing is changed then.
+        Raises XenStoreError: ENOMEM if an earlier request in it failed half way or a node's owner
+        is gone, ENOSPC for the node quota, EAGAIN if a node it touched has changed since; nothing
+        is changed then.
         """
         self.discard()
         if self.failed:
             raise XenStoreError(XEN_ENOMEM)
+        if self._orphans(domains):
+            raise XenStoreError(XEN_ENOMEM)
         if self.created and not self.caller.privileged:
             for domid, count in self.owned.items():
                 domain = domains.get(domid)
-                if (
-                    domain is not None
-                    and domid != DOM0
-                    and domain.nodes + count >= domain.quota.nodes
-                ):
+                if domid != DOM0 and domain and domain.nodes + count >= domain.quota.nodes:
                     raise XenStoreError(XEN_ENOSPC)
         conflict = self._conflict()
         if conflict is not None:

@@ -75,6 +75,17 @@ int evtchn_status(domid_t dom, evtchn_port_t port, struct evtchn_status *status)
     return (int)event_channel_op(EVTCHNOP_status, status);
 }
 
+domid_t own_domid(void)
+{
+    struct evtchn_status status;
+    evtchn_port_t port;
+
+    if (evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &port) || evtchn_status(DOMID_SELF, port, &status))
+        error("cannot find out the domain's own id");
+    evtchn_close(port);
+    return status.u.unbound.dom;
+}
+
 static bool test_port(const xen_ulong_t *words, evtchn_port_t port)
 {
     return READ_ONCE(words[port / BITS]) >> (port % BITS) & 1;

@@ -86,6 +86,7 @@ struct entry_state {
 enum { SEG_CS, SEG_DS, SEG_ES, SEG_SS, SEG_FS, SEG_GS, SEG_TR, SEG_LDT };
 extern struct entry_state entry_state;
 extern const struct hvm_start_info *start_info;
+/* The memory map, from start_info or else by XENMEM_memory_map. */
 const struct hvm_memmap_table_entry *memmap(u32 *entries);
 const char *cmdline(void);
 /* The number after "name=" on the command line, or `otherwise`. */
@@ -127,6 +128,8 @@ int evtchn_send(evtchn_port_t port);
 int evtchn_close(evtchn_port_t port);
 int evtchn_unmask(evtchn_port_t port);
 int evtchn_status(domid_t dom, evtchn_port_t port, struct evtchn_status *status);
+/* Found by a port that the domain keeps for itself: Xen shows the number there. */
+domid_t own_domid(void);
 bool evtchn_pending(evtchn_port_t port);
 bool evtchn_masked(evtchn_port_t port);
 void evtchn_clear(evtchn_port_t port);

@@ -12,8 +12,7 @@ trap_stubs:
     .rept 256
     .balign 16
     /* 8, 10 to 14, 17, 21, 29 and 30 push an error code of their own. */
-    .if (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
-    .else
+    .if vector > 31 || !((0x60227d00 >> vector) & 1)
     push $0
     .endif
     push $vector

@@ -12,7 +12,7 @@ from hvmlite.xenstore.server import XenStore
 HEADER = struct.Struct("<IIII")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The store answered with an ERROR; str() is its name."""
 
 
@@ -60,14 +60,14 @@ class Peer:
         return replies
 
     def raw(self, kind, payload=b"", tx=0):
-        """The reply's payload; raises Refused."""
+        """The reply's payload; raises RefusedError."""
         self._req_id += 1
         self.connection.feed(self.message(kind, payload, tx, self._req_id))
         (reply,) = self.sort_out()
         assert reply[1:3] == (self._req_id, tx)
         if reply[0] == xs_wire.XS_ERROR:
             assert reply[3][-1:] == b"\0"
-            raise Refused(reply[3][:-1].decode())
+            raise RefusedError(reply[3][:-1].decode())
         assert reply[0] == kind
         return reply[3]
 
@@ -119,7 +119,7 @@ class Peer:
 @pytest.fixture
 def refused():
     """`with refused("ENOENT"):` expects that answer."""
-    return lambda name: pytest.raises(Refused, match=f"^{name}$")
+    return lambda name: pytest.raises(RefusedError, match=f"^{name}$")
 
 
 @pytest.fixture

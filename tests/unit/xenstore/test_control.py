@@ -125,6 +125,8 @@ class TestVersions:
         assert dom0.raw(XS_GET_FEATURE) == b"3\0"
         with refused("ENOSYS"):
             dom0.raw(XS_GET_QUOTA)
+        with refused("EACCES"):
+            connect(store, 5).raw(XS_GET_FEATURE)
 
     def test_features(self, connect, refused):
         store = XenStore((4, 22))

@@ -325,9 +325,7 @@ def test_sockets_are_left_out():
             "twice in a transaction",
         ),
         (
-            stream(
-                CONNECTION, TRANSACTION, ROOT, node(b"/", perms=(), conn=1, tx=5, access=2)
-            ),
+            stream(CONNECTION, TRANSACTION, ROOT, node(b"/", perms=(), conn=1, tx=5, access=2)),
             "has no owner",
         ),
         (

@@ -174,6 +174,27 @@ class TestDomainsThatAreGone:
             with refused("EACCES"):
                 successor.read(path)
 
+    def test_transaction_open_across_the_change(self, store, dom0, connect, refused):
+        store.write("/s", b"v")
+        tx = dom0.start()
+        dom0.chmod("/s", "n0", "b5", tx=tx)
+        store.release_domain(5)
+        successor = connect(store, 5)
+        dom0.end(tx)
+        assert store.get_perms("/s") == ["n0", "b5"]
+        with refused("EACCES"):
+            successor.read("/s")
+
+    def test_transaction_open_across_the_end_of_an_owner(self, store, dom0, connect, refused):
+        store.write("/s", b"v")
+        tx = dom0.start()
+        dom0.chmod("/s", "n5", tx=tx)
+        store.release_domain(5)
+        with refused("ENOMEM"):
+            dom0.end(tx)
+        assert store.get_perms("/s") == ["n0"]
+        assert store.check() == []
+
     def test_guest_cannot_prepare_for_a_domain_to_come(self, store, connect, guest, refused):
         guest.chmod("data", "n1", "b9")
         later = connect(store, 9)

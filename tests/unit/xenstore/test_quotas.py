@@ -16,7 +16,9 @@ def test_nodes(store, guest, dom0, refused):
     domain = store.daemon.domains[1]
     own = domain.nodes
     for index in range(1000 - own):
-        guest.write(f"data/{index // 50}/{index % 50}" if index % 50 else f"data/{index // 50}", b"")
+        guest.write(
+            f"data/{index // 50}/{index % 50}" if index % 50 else f"data/{index // 50}", b""
+        )
     assert domain.nodes == 1000
     with refused("ENOSPC"):
         guest.write("data/one-more", b"")

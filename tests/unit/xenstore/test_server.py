@@ -215,9 +215,13 @@ class TestTransaction:
         assert store.exists("/c")
 
     def test_exception_discards(self, store):
-        with pytest.raises(ZeroDivisionError), store.transaction() as tx:
-            tx.write("/a", "1")
-            raise ZeroDivisionError
+        def fail():
+            with store.transaction() as tx:
+                tx.write("/a", "1")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         assert not store.exists("/a")
         assert store.daemon.domains[0].transactions == 0
 

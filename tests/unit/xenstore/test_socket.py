@@ -5,6 +5,7 @@ Xen's own xenstore-* tools are tried where they are installed, in a second threa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import selectors
@@ -183,11 +184,11 @@ def test_input_is_not_read_while_output_waits(server, client):
     server.store.write("/x", b"v" * 4000)
     request = struct.pack("<IIII", XS_READ, 1, 0, 3) + b"/x\0"
     sent = 0
-    with pytest.raises(BlockingIOError):
-        while True:
+    with contextlib.suppress(BlockingIOError):
+        while sent < 10 << 20:
             sent += client.socket.send(request * 500)
             client.loop.spin()
-            assert sent < 10 << 20
+    assert sent < 10 << 20
     (connection,) = server.store.daemon.connections
     assert not connection.wants_input
     assert connection.output_size < 2 << 20
@@ -201,10 +202,9 @@ def test_garbage_ends_one_client_only(server, path, loop, client):
         bad = Client(path, loop)
         bad.socket.send(rng.randbytes(5000))
         loop.spin()
-        with pytest.raises((BlockingIOError, ConnectionError)):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
             while bad.socket.recv(65536):
                 pass
-            raise ConnectionError("closed, as it should be")
         bad.socket.close()
     loop.spin()
     assert client.ask(XS_READ, b"/x\0") == [(XS_READ, b"value")]

@@ -79,15 +79,14 @@ def test_special_paths_only_where_admitted():
 
 @given(st.binary(max_size=60))
 @settings(max_examples=300)
-def test_any_bytes_are_a_path_or_einval(raw):
+def test_any_bytes_are_a_path_or_refused(raw):
     try:
         path = canonical_path(raw, HOME, special=True)
-    except XenStoreError as error:
-        assert error.errno == XEN_EINVAL
-    else:
-        assert path[0] in "/@"
-        assert path == "/" or not path.endswith("/")
-        assert "//" not in path
+    except XenStoreError:
+        return
+    assert path[0] in "/@"
+    assert path == "/" or not path.endswith("/")
+    assert "//" not in path
 
 
 def test_parent_and_name():

@@ -78,9 +78,7 @@ class DmaDevice:
         self._u16[self._avail] = _NO_INTERRUPT
         self._chains = L.RING_ENTRIES // 2
 
-    def set_up(
-        self, read32: Callable[[int], int], write32: Callable[[int, int], None]
-    ) -> None:
+    def set_up(self, read32: Callable[[int], int], write32: Callable[[int, int], None]) -> None:
         """Finds the device and starts its receive queue; the callables reach L1's MMIO."""
         for slot in range(L.VIRTIO_MMIO_SLOTS - 1, -1, -1):
             base = L.VIRTIO_MMIO_BASE + slot * L.VIRTIO_MMIO_STRIDE

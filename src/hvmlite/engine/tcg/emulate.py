@@ -175,4 +175,3 @@ def begin_string(
             inject_page_fault(vcpu, fault)
             return None
     return string
-

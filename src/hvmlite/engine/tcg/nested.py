@@ -164,4 +164,3 @@ class NestedTables:
             self._memory.release(frame)
         self._pages.clear()
         self._tables.clear()
-

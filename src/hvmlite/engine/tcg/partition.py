@@ -51,9 +51,7 @@ class TcgPartition(b.Partition):
         self.vcpus: list[TcgVcpu] = [TcgVcpu(self, i, self.area) for i in range(vcpus)]
         self._process = QemuProcess(memory, self._rom(), vcpus, CPU_MODEL)
         self.doorbell = self._process.doorbell.fileno()
-        self._dma = DmaDevice(
-            memory, self.area, self._process.channel, self._process.check_alive
-        )
+        self._dma = DmaDevice(memory, self.area, self._process.channel, self._process.check_alive)
         self._closed = False
         try:
             self._wait_until_ready()
@@ -131,8 +129,9 @@ class TcgPartition(b.Partition):
 
     def flush(self) -> None:
         """See `Partition.flush`."""
-        # Every VMRUN flushes (TLB_CONTROL), so whoever runs now has to come out once.
         running = [vcpu for vcpu in self.vcpus if not vcpu.exited()]
+        for vcpu in self.vcpus:
+            vcpu.flush_next = True
         for vcpu in running:
             vcpu.kick()
         deadline = time.monotonic() + _FLUSH_TIMEOUT
@@ -161,17 +160,6 @@ class TcgPartition(b.Partition):
         if self.nested.executed[frame]:
             start = frame << PAGE_SHIFT
             self.write(frame, 0, bytes(self.memory.u8[start : start + PAGE_SIZE]))
-
-    def set_constant_cpuid(self, leaf: int, regs: tuple[int, int, int, int] | None) -> None:
-        """See `Partition.set_constant_cpuid`."""
-        group, index = {0: (0, leaf), 0x4: (1, leaf - 0x40000000), 0x8: (2, leaf - 0x80000000)}.get(
-            leaf >> 28, (0, L.CPUID_LEAVES)
-        )
-        if index >= L.CPUID_LEAVES:
-            return
-        entry = self.area + L.CPUID_TABLE + (group * L.CPUID_LEAVES + index) * L.CPUID_ENTRY_SIZE
-        words = (0, 0, 0, 0, 0) if regs is None else (1, *regs)
-        struct.pack_into("<5I", self.memory.u8, entry, *words)
 
     def want_doorbell(self, wanted: bool) -> None:
         """See `Partition.want_doorbell`."""

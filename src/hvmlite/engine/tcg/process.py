@@ -108,7 +108,8 @@ class QemuProcess:
                 stdout=self._log_fd,
                 stderr=self._log_fd,
                 pass_fds=(memory.fd, rom_fd, bell.fileno(), net.fileno()),
-                preexec_fn=_die_with_parent(os.getpid()),
+                # Only prctl and getppid, loaded beforehand: no lock can be taken in the child.
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509
                 process_group=0,
             )
         except OSError as error:

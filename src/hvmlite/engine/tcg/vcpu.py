@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hvmlite.engine import atomics
 from hvmlite.engine import base as b
 from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
+from hvmlite.engine.tcg.control_registers import ControlRegisters
 from hvmlite.engine.tcg.emulate import StringIo, begin_string, emulate_mmio, inject_page_fault
 from hvmlite.errors import EngineError
 
@@ -83,6 +84,10 @@ class TcgVcpu(b.EngineVcpu):
         self._int_control = (vmcb + L.INT_CONTROL) // 4
         self._int_vector = (vmcb + L.INT_VECTOR) // 4
         self._int_state = (vmcb + L.INT_STATE) // 4
+        self._tlb_control = (vmcb + L.TLB_CONTROL) // 4
+        self._flushing = False
+        self.flush_next = True
+        """Whether the next run begins with an empty TLB."""
         self._registers = {name: (mailbox + off) // 8 for name, off in L.GENERAL.items()}
         self._registers |= {name: (vmcb + off) // 8 for name, off in L.CONTROL.items()}
         self._requested = -1
@@ -104,6 +109,9 @@ class TcgVcpu(b.EngineVcpu):
             L.EXIT_SHUTDOWN: self._shut_down,
             L.EXIT_INVD: self._skip_two,
             L.EXIT_INVALID: self._invalid,
+            L.EXIT_CR0_WRITE: self._control_write,
+            L.EXIT_CR4_WRITE: self._control_write,
+            L.EXIT_CR0_SELECTIVE: self._control_write,
         }
         for code in range(L.EXIT_VMRUN, L.EXIT_SKINIT + 1):
             self._decoders.setdefault(code, self._no_svm)
@@ -116,6 +124,7 @@ class TcgVcpu(b.EngineVcpu):
         self._exit_shutdown = b.Shutdown()
         self._exit_kicked = b.Kicked()
         self._exit_failure = b.Failure()
+        self._control = ControlRegisters(self)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -127,7 +136,7 @@ class TcgVcpu(b.EngineVcpu):
         u32[self._flags] = L.FLAG_LOAD | L.FLAG_CPUID
         u64[(mailbox + L.VMCB_ADDRESS) // 8] = vmcb
         u64[(mailbox + L.HSAVE_ADDRESS) // 8] = vmcb - L.CPU_VMCB + L.CPU_HSAVE
-        u64[(mailbox + L.CPUID_ADDRESS) // 8] = area + L.CPUID_TABLE
+        u64[(mailbox + L.CPUID_ADDRESS) // 8] = vmcb - L.CPU_VMCB + L.CPU_CPUID
         u32[(vmcb + L.INTERCEPT_EXCEPTIONS) // 4] = 1 << L.UD_VECTOR
         u32[(vmcb + L.INTERCEPT_1) // 4] = (
             L.INTERCEPT_INTR | L.INTERCEPT_NMI | L.INTERCEPT_CPUID | L.INTERCEPT_INVD
@@ -137,7 +146,6 @@ class TcgVcpu(b.EngineVcpu):
         u64[(vmcb + L.IO_MAP_ADDRESS) // 8] = area + L.IO_MAP
         u64[(vmcb + L.MSR_MAP_ADDRESS) // 8] = area + L.MSR_MAP
         u32[(vmcb + L.ASID) // 4] = 1
-        u32[(vmcb + L.TLB_CONTROL) // 4] = 1
         u32[self._int_control] = L.V_INTR_MASKING
         u64[(vmcb + L.NESTED_CONTROL) // 8] = 1
         u64[(vmcb + L.NESTED_CR3) // 8] = self._partition.nested.root_address
@@ -188,6 +196,30 @@ class TcgVcpu(b.EngineVcpu):
         """See `EngineVcpu.read_tsc`."""
         return self.command(L.CMD_RDTSC)[0]
 
+    def set_constant_cpuid(
+        self, leaves: Mapping[int, b.CpuidAnswer | Sequence[b.CpuidAnswer | None]]
+    ) -> None:
+        """See `EngineVcpu.set_constant_cpuid`."""
+        entry = struct.Struct(L.CPUID_ENTRY)
+        table = bytearray(L.CPU_CPUID_SIZE)
+        free = len(L.CPUID_GROUPS) * L.CPUID_LEAVES * entry.size
+        for leaf, answer in leaves.items():
+            group, index = L.CPUID_GROUPS[leaf >> 28], leaf & 0x0FFF_FFFF
+            if index >= L.CPUID_LEAVES:
+                continue
+            at = (group * L.CPUID_LEAVES + index) * entry.size
+            if answer and isinstance(answer[0], int):
+                kind = L.CPUID_OSXSAVE if leaf == 1 else L.CPUID_CONSTANT
+                entry.pack_into(table, at, kind, *answer)
+            elif free + len(answer) * entry.size <= len(table):
+                entry.pack_into(table, at, L.CPUID_SUBLEAVES, free, len(answer), 0, 0)
+                for sub in answer:
+                    if isinstance(sub, tuple):
+                        entry.pack_into(table, free, L.CPUID_CONSTANT, *sub)
+                    free += entry.size
+        start = self._vmcb - L.CPU_VMCB + L.CPU_CPUID
+        self._u8[start : start + len(table)] = table
+
     def read32(self, address: int) -> int:
         """Reads an L1-physical address (devices of the QEMU machine)."""
         return self.command(L.CMD_READ32, address)[1] & _MASK32
@@ -206,12 +238,14 @@ class TcgVcpu(b.EngineVcpu):
         """See `EngineVcpu.start`."""
         self._started = True
         self._saved = False
+        if self.flush_next:
+            self.flush_next = False
+            self._flushing = True
+            self._u32[self._tlb_control] = 1
         vector = self._requested
         if vector >= 0:
             self._u32[self._int_vector] = vector
-            self._u32[self._int_control] = (
-                L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
-            )
+            self._u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
         atomics.exchange32(self._state_address, L.CMD_RUN)
         if self._u32[self._asleep]:
             self._partition.interrupt(self)
@@ -224,6 +258,9 @@ class TcgVcpu(b.EngineVcpu):
         """See `EngineVcpu.take_exit`."""
         u64 = self._u64
         self._started = False
+        if self._flushing:
+            self._flushing = False
+            self._u32[self._tlb_control] = 0
         if self._requested >= 0:
             self._taken = not self._u32[self._int_control] & L.V_IRQ
             self._u32[self._int_control] = L.V_INTR_MASKING
@@ -321,6 +358,9 @@ class TcgVcpu(b.EngineVcpu):
 
     def _shut_down(self) -> b.Exit:
         return self._exit_shutdown
+
+    def _control_write(self) -> None:
+        self._control.carry_out_write()
 
     def _skip_two(self) -> None:
         self.advance(2)
@@ -463,14 +503,29 @@ class TcgVcpu(b.EngineVcpu):
 
     def get(self, name: str) -> int:
         """See `EngineVcpu.get`."""
-        value = self._u64[self._registers[name]]
-        return value & ~L.EFER_SVME if name == "efer" else value
+        return self._control.efer if name == "efer" else self._u64[self._registers[name]]
 
     def set(self, name: str, value: int) -> None:
         """See `EngineVcpu.set`."""
         if name == "efer":
-            value |= L.EFER_SVME
+            self._control.efer = value
+        else:
+            self._u64[self._registers[name]] = value & _MASK64
+
+    def raw(self, name: str) -> int:
+        """A register as it is in the VMCB or mailbox."""
+        return self._u64[self._registers[name]]
+
+    def set_raw(self, name: str, value: int) -> None:
+        """Sets a register in the VMCB or mailbox."""
         self._u64[self._registers[name]] = value & _MASK64
+
+    def set_intercepts(self, *, control_writes: int, selective_cr0: bool) -> None:
+        """Chooses the intercepts of control register writes."""
+        self._u32[(self._vmcb + L.INTERCEPT_CR) // 4] = control_writes
+        at = (self._vmcb + L.INTERCEPT_1) // 4
+        other = self._u32[at] & ~L.INTERCEPT_CR0_SELECTIVE
+        self._u32[at] = other | (L.INTERCEPT_CR0_SELECTIVE if selective_cr0 else 0)
 
     def segment(self, name: str) -> b.Segment:
         """See `EngineVcpu.segment`."""

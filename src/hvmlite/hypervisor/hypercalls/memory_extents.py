@@ -7,23 +7,32 @@ real Xen 4.17 answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import memory as abi
 from hvmlite.abi.errno import XEN_EFAULT, XEN_EINVAL, XEN_EOPNOTSUPP, XEN_EPERM
+from hvmlite.abi.xen import Hypercall
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
 from hvmlite.hypervisor.call import XenError
+from hvmlite.hypervisor.hypercalls.continuation import can_continue, continue_with
 from hvmlite.hypervisor.hypercalls.domid import is_self, require_self
 from hvmlite.hypervisor.memory import GuestAccessError
 from hvmlite.hypervisor.physmap import P2mType
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.call import Call
+    from hvmlite.hypervisor.pages import Pages
 
 MEMOP_EXTENT_SHIFT = 6
 """Where the first extent to do stands in the command, above the operation (memory.h of Xen)."""
+MEMOP_CMD_MASK = (1 << MEMOP_EXTENT_SHIFT) - 1
 MAX_EXTENTS = 0xFFFF_FFFF >> MEMOP_EXTENT_SHIFT
+SLICE = 1024
+"""Frames that one call handles before the guest has to issue the rest again."""
+_NESTED_SLICE = 8192
+"""The same inside a multicall; such a call ends there, with less done than it was asked for."""
 DOMU_MAX_ORDER = 9
 """The largest extent of a domU, 2 MiB; Xen's memop-max-order."""
 _ADDRESS_BITS = 0xFF
@@ -73,61 +82,69 @@ def _frames(call: Call, address: int, start: int, end: int) -> Iterator[int]:
         start += count
 
 
-def increase_reservation(call: Call) -> int:
-    """Gives the domain memory that is nowhere in its physmap."""
+def go_on(call: Call, done: int) -> int:
+    """Has the guest issue the call again from extent `done` on; returns what to return."""
+    command = call.args[0] & MEMOP_CMD_MASK | done << MEMOP_EXTENT_SHIFT
+    return continue_with(call, Hypercall.memory_op, command, call.args[1])
+
+
+def _extents(
+    call: Call, one: Callable[[Pages, int, int], bool], *, listed: bool, refused: int = 0
+) -> int:
+    """Does `one(pages, gfn, order)` for each extent until it returns False.
+
+    Not `listed`: there are no guest frames to read.  mem_flags in `refused`: does nothing.
+    """
     done = call.args[0] >> MEMOP_EXTENT_SHIFT
     arg = _reservation(call)
-    if arg is None or arg.extent_order > DOMU_MAX_ORDER:
+    if arg is None or arg.extent_order > DOMU_MAX_ORDER or arg.mem_flags & refused:
         return done
-    allocate = call.domain.pages.allocate
-    while done < arg.nr_extents and allocate(arg.extent_order) >= 0:
-        done += 1
-    return done
+    pages, order = call.domain.pages, arg.extent_order
+    again = can_continue(call)
+    step = (SLICE if again else _NESTED_SLICE) >> order
+    end = min(arg.nr_extents, done + max(step, 1))
+    frames = _frames(call, arg.extent_start, done, end) if listed else repeat(0, end - done)
+    try:
+        for gfn in frames:
+            if not one(pages, gfn, order):
+                return done
+            done += 1
+    finally:
+        pages.settle()
+    return go_on(call, done) if again and done == end < arg.nr_extents else done
+
+
+def _increase(pages: Pages, _gfn: int, order: int) -> bool:
+    return pages.allocate(order) >= 0
+
+
+def _decrease(pages: Pages, gfn: int, order: int) -> bool:
+    return not any(pages.free(each) for each in range(gfn, gfn + (1 << order)))
+
+
+def _populate(pages: Pages, gfn: int, order: int) -> bool:
+    frame = pages.allocate(order)
+    if frame < 0:
+        return False
+    # As on real Xen the memory is the domain's even if it could not be put there.
+    pages.place(gfn, frame, P2mType.RAM_RW, 1 << order)
+    return True
+
+
+def increase_reservation(call: Call) -> int:
+    """Gives the domain memory that is nowhere in its physmap."""
+    return _extents(call, _increase, listed=False)
 
 
 def decrease_reservation(call: Call) -> int:
     """Frees memory; the first hole, or page that is not the domain's, ends it."""
-    done = call.args[0] >> MEMOP_EXTENT_SHIFT
-    arg = _reservation(call)
-    if arg is None or arg.extent_order > DOMU_MAX_ORDER:
-        return done
-    pages = call.domain.pages
-    size = 1 << arg.extent_order
-    try:
-        for gfn in _frames(call, arg.extent_start, done, arg.nr_extents):
-            if any(pages.free(each) for each in range(gfn, gfn + size)):
-                break
-            done += 1
-    finally:
-        pages.settle()
-    return done
+    return _extents(call, _decrease, listed=True)
 
 
 def populate_physmap(call: Call) -> int:
     """Puts fresh memory at guest frames; what was there before is lost to the guest."""
-    done = call.args[0] >> MEMOP_EXTENT_SHIFT
-    arg = _reservation(call)
     # A domain cannot have memory of its own populated on demand.
-    if (
-        arg is None
-        or arg.extent_order > DOMU_MAX_ORDER
-        or arg.mem_flags & abi.XENMEMF_populate_on_demand
-    ):
-        return done
-    domain = call.domain
-    pages = domain.pages
-    size = 1 << arg.extent_order
-    try:
-        for gfn in _frames(call, arg.extent_start, done, arg.nr_extents):
-            frame = pages.allocate(arg.extent_order)
-            if frame < 0 or domain.crash_info is not None:
-                break
-            # As on real Xen the memory is the domain's even if it could not be put there.
-            pages.place(gfn, frame, P2mType.RAM_RW, size)
-            done += 1
-    finally:
-        pages.settle()
-    return done
+    return _extents(call, _populate, listed=True, refused=abi.XENMEMF_populate_on_demand)
 
 
 def exchange(call: Call) -> int:

@@ -22,14 +22,13 @@ from hvmlite.abi.errno import (
 from hvmlite.abi.layout import Abi
 from hvmlite.hypervisor.hypercalls import memory_extents, memory_mapping
 from hvmlite.hypervisor.hypercalls.domid import exists, require_self
-from hvmlite.hypervisor.hypercalls.memory_extents import MEMOP_EXTENT_SHIFT
+from hvmlite.hypervisor.hypercalls.memory_extents import MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT
 from hvmlite.hypervisor.hypercalls.registry import Handler, OpInfo, by_op
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.call import Call
     from hvmlite.hypervisor.domain import Domain
 
-MEMOP_CMD_MASK = (1 << MEMOP_EXTENT_SHIFT) - 1
 E820MAX = 1024
 """Entries that a memory map may have."""
 _M2P_BYTES = 2 << 20
@@ -82,8 +81,9 @@ def _memory_map(call: Call) -> int:
         return -XEN_ENOSYS
     arg = call.copy_from(call.args[1], abi.xen_memory_map)
     arg.nr_entries = min(arg.nr_entries, len(entries))
-    data = b"".join(e820entry(*entry).pack() for entry in entries[: arg.nr_entries])
-    call.write_guest(arg.buffer, data)
+    if arg.nr_entries:
+        data = b"".join(e820entry(*entry).pack() for entry in entries[: arg.nr_entries])
+        call.write_guest(arg.buffer, data)
     call.copy_to(call.args[1], arg)
     return 0
 
@@ -94,7 +94,9 @@ def _set_memory_map(call: Call) -> int:
         return -XEN_EINVAL
     require_self(call, arg.domid)
     size = e820entry.sizeof()
-    data = call.read_guest(arg.map.buffer, arg.map.nr_entries * size)
+    data = b""
+    if arg.map.nr_entries:
+        data = call.read_guest(arg.map.buffer, arg.map.nr_entries * size)
     entries = [e820entry.unpack(data, offset=at) for at in range(0, len(data), size)]
     call.domain.memory_map = [(entry.addr, entry.size, entry.type) for entry in entries]
     return 0
@@ -106,7 +108,8 @@ def _machphys_mfn_list(call: Call) -> int:
     per_extent = _M2P_BYTES // call.abi.word
     extents = -(-call.domain.host.machine.frames // per_extent)
     arg.nr_extents = min(arg.max_extents, extents)
-    call.write_guest(arg.extent_start, bytes(arg.nr_extents * call.abi.word))
+    if arg.nr_extents:
+        call.write_guest(arg.extent_start, bytes(arg.nr_extents * call.abi.word))
     call.copy_to(call.args[1], arg)
     return 0
 

@@ -11,6 +11,11 @@ from hvmlite.abi.errno import XEN_ENOSYS
 if TYPE_CHECKING:
     from hvmlite.hypervisor.call import Call
 
+OLDEST = (4, 17)
+"""The oldest release that can be presented."""
+NOTED = 256
+"""Different refused calls of a domain that are counted apart."""
+
 Handler: TypeAlias = "Callable[[Call], int]"
 """Carries out one call; returns 0 or more, or a negative errno, or raises XenError."""
 
@@ -20,14 +25,14 @@ class OpInfo:
     """One sub-operation.
 
     `handler` is None where it is refused; then `errno` (positive) and `why` say how.  `since` is
-    the first Xen release that has it, as (major, minor).
+    the first Xen release that has it, as (major, minor); an older one answers `errno`.
     """
 
     name: str
     handler: Handler | None = None
     errno: int = XEN_ENOSYS
     why: str = ""
-    since: tuple[int, int] = (4, 17)
+    since: tuple[int, int] = OLDEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,36 @@ class Family:
     """For a hypercall that is refused as a whole: why."""
 
 
+def note(call: Call, what: str) -> None:
+    """Counts a call that was refused, for the user to see; a guest can fill only so many lines."""
+    counts = call.domain.unknown_calls
+    if what in counts or len(counts) < NOTED:
+        counts[what] += 1
+
+
+def handlers_of(ops: Mapping[int, OpInfo]) -> dict[int, Handler]:
+    """The handlers of those that have one, each for the releases that have it."""
+    return {op: _from_release(info) for op, info in ops.items() if info.handler is not None}
+
+
+def _from_release(info: OpInfo) -> Handler:
+    handler, since = info.handler, info.since
+    assert handler is not None
+    if since <= OLDEST:
+        return handler
+
+    def checked(call: Call) -> int:
+        if call.domain.release.pair < since:
+            note(call, info.name)
+            return -info.errno
+        return handler(call)
+
+    return checked
+
+
 def by_op(number: int, name: str, ops: Mapping[int, OpInfo], mask: int = 0xFFFF_FFFF) -> Family:
     """A family whose first argument (under `mask`) selects the sub-operation; unknown: ENOSYS."""
-    handlers = {op: info.handler for op, info in ops.items() if info.handler is not None}
+    handlers = handlers_of(ops)
     refused = {op: -info.errno for op, info in ops.items() if info.handler is None}
 
     def dispatch(call: Call) -> int:
@@ -52,7 +84,7 @@ def by_op(number: int, name: str, ops: Mapping[int, OpInfo], mask: int = 0xFFFF_
         handler = handlers.get(op)
         if handler is not None:
             return handler(call)
-        call.domain.unknown_calls[f"{name} {op}"] += 1
+        note(call, f"{name} {op}")
         return refused.get(op, -XEN_ENOSYS)
 
     return Family(number, name, dispatch, ops)
@@ -62,7 +94,7 @@ def refused(number: int, name: str, errno: int, why: str) -> Family:
     """A family that a domU may not use at all."""
 
     def refuse(call: Call) -> int:
-        call.domain.unknown_calls[name] += 1
+        note(call, name)
         return -errno
 
     return Family(number, name, refuse, {}, why)

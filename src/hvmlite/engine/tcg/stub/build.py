@@ -33,7 +33,9 @@ def symbol_module(table: dict[str, dict[str, int]]) -> str:
     """The text of symbols.py."""
     lines = ['"""Offsets into stub.bin and rom.bin, in bytes; written by build.py."""', ""]
     for name, symbols in table.items():
-        lines += [f"{name.upper()}_{symbol.upper()} = {symbols[symbol]:#x}" for symbol in WANTED[name]]
+        lines += [
+            f"{name.upper()}_{symbol.upper()} = {symbols[symbol]:#x}" for symbol in WANTED[name]
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -69,7 +69,7 @@ protected:
         mov     %ebx,%edi
         mov     CFG_IDTPTR,%esi
         mov     CFG_STUB,%ebx
-        mov     $0x80000011,%eax        /* CR0: PG, ET, PE */
+        mov     $0x80010011,%eax        /* CR0: PG, WP, ET, PE: as most guests have it */
         mov     %eax,%cr0
         ljmp    $0x08,$(ROM_BASE + (long_mode - _start))
         .code64

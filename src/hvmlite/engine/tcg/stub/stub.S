@@ -42,7 +42,7 @@
 #define MB_HSAVE        0xb8    /* u64 physical address */
 #define MB_CPUID        0xc0    /* u64 physical address of the CPUID table */
 #define MB_CPUIDS       0xc8    /* u32 CPUID exits answered here */
-#define MB_CR2          0xd0    /* u64 unused by the stub: VMCB holds the guest's */
+#define MB_CR4          0xd0    /* u64 the stub's own CR4 */
 
 #define FLAG_LOAD       1       /* VMLOAD before the next VMRUN; cleared by the stub */
 #define FLAG_SAVE       2       /* VMSAVE after every exit */
@@ -57,11 +57,18 @@
 #define CMD_VMSAVE      7
 
 #define VMCB_EXITCODE   0x70
+#define VMCB_CR4        0x548
 #define VMCB_RIP        0x578
 #define VMCB_RAX        0x5f8
+#define CR4_PAE         0x20
+#define CR4_FLUSHING    0x300090 /* PSE, PGE, SMEP, SMAP */
 #define EXIT_INTR       0x60
 #define EXIT_CPUID      0x72
 
+#define ENTRY_SUBLEAVES 2       /* kinds of entries: 0 none, 1 constant */
+#define ENTRY_OSXSAVE   3       /* constant but for the bit that mirrors CR4.OSXSAVE */
+#define CR4_OSXSAVE_BIT 18
+#define CPUID_OSXSAVE_BIT 27
 #define CPUID_LEAVES    0x20    /* basic, extended and hypervisor leaves in the table, each */
 #define LAPIC           0xfee00000
 #define MSR_VM_HSAVE_PA 0xc0010117
@@ -130,6 +137,16 @@ command:
 
 /* ---- run the guest -------------------------------------------------------------------------- */
 run:    mov     MB_VMCB(%rsp),%rax
+        /* Have the guest's CR4 bits on which QEMU flushes its TLB and its table of translated code
+           when they change: each VMRUN and #VMEXIT between two values costs one more flush. */
+        mov     VMCB_CR4(%rax),%ecx
+        and     $CR4_FLUSHING,%ecx
+        or      $CR4_PAE,%ecx
+        cmp     MB_CR4(%rsp),%rcx
+        je      1f
+        mov     %rcx,MB_CR4(%rsp)
+        mov     %rcx,%cr4
+1:
         mov     MB_RBX(%rsp),%rbx
         mov     MB_RCX(%rsp),%rcx
         mov     MB_RDX(%rsp),%rdx
@@ -154,7 +171,7 @@ enter:  vmrun   %rax
         testl   $FLAG_CPUID,MB_FLAGS(%rsp)
         jz      exited
         /* A constant leaf?  The table has three groups of CPUID_LEAVES entries of 32 bytes:
-           {u32 valid, eax, ebx, ecx, edx}.  rbx is overwritten by the answer anyway. */
+           {u32 kind, eax, ebx, ecx, edx}.  rbx is overwritten by the answer anyway. */
         mov     VMCB_RAX(%rax),%ebx
         cmp     $CPUID_LEAVES,%ebx
         jb      2f
@@ -168,12 +185,28 @@ enter:  vmrun   %rax
 1:      add     $CPUID_LEAVES,%ebx
 2:      shl     $5,%ebx
         add     MB_CPUID(%rsp),%rbx
-        cmpl    $0,(%rbx)
+        cmpl    $ENTRY_SUBLEAVES,(%rbx)
+        jne     4f
+        /* eax is the offset of a table of its own, ebx the number of subleaves in it. */
+        cmp     8(%rbx),%ecx
+        jae     3f
+        mov     %ecx,%ecx
+        shl     $5,%rcx
+        mov     4(%rbx),%ebx
+        add     MB_CPUID(%rsp),%rbx
+        add     %rcx,%rbx
+        shr     $5,%rcx
+4:      cmpl    $0,(%rbx)
         je      3f
+        cmpl    $ENTRY_OSXSAVE,(%rbx)
         mov     4(%rbx),%ecx
         mov     %rcx,VMCB_RAX(%rax)
         mov     12(%rbx),%ecx
-        mov     16(%rbx),%edx
+        jne     5f
+        btl     $CR4_OSXSAVE_BIT,VMCB_CR4(%rax)
+        jnc     5f
+        bts     $CPUID_OSXSAVE_BIT,%ecx
+5:      mov     16(%rbx),%edx
         mov     8(%rbx),%ebx
         addq    $2,VMCB_RIP(%rax)
         incl    MB_CPUIDS(%rsp)

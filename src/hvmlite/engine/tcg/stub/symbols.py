@@ -1,7 +1,7 @@
 """Offsets into stub.bin and rom.bin, in bytes; written by build.py."""
 
-STUB_KICK = 0x300
-STUB_FAULT = 0x320
+STUB_KICK = 0x360
+STUB_FAULT = 0x380
 ROM_RESET = 0x46
 ROM_TRAMPOLINE = 0x60
-ROM_TRAMPOLINE_END = 0x7e
+ROM_TRAMPOLINE_END = 0x7E
