@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from hvmlite import __version__
 from hvmlite.errors import HvmliteError, UserError
@@ -24,9 +25,17 @@ EXIT_TIMEOUT = 4
 DESCRIPTION = "Run Xen PVH guests anywhere: no Xen host, no root, no hardware virtualization."
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(_one_line(f"{message} (see {self.prog} --help)"))
+        sys.exit(EXIT_USAGE)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="hvmlite", description=DESCRIPTION)
+    top = _Parser(prog="hvmlite", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"hvmlite {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_run(verbs.add_parser("run", help="boot a kernel and attach to its console"))
@@ -65,6 +74,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--engine", choices=("auto", "tcg"), default="auto", help="what runs the guest's code")
     add("--timeout", metavar="SECONDS", type=float, help="end the guest after this time")
     add(
+        "--timer-slack",
+        metavar="MS",
+        type=float,
+        default=10,
+        help="how late a busy guest's next timer tick may be (default 10; 0: never late)",
+    )
+    add(
         "--on-reboot",
         choices=("restart", "exit"),
         default="restart",
@@ -80,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = import_module(f"hvmlite.cli.{options.verb}").execute(options)
         sys.stdout.flush()
     except UserError as error:
-        complain(str(error))
+        complain(_one_line(str(error)))
         return EXIT_USAGE
     except HvmliteError as error:
-        complain(str(error))
+        complain(_one_line(str(error)))
         return EXIT_FAILURE
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
@@ -100,8 +116,27 @@ def complain(text: str) -> None:
     print(f"hvmlite: {text}", file=sys.stderr)
 
 
+def _one_line(text: str) -> str:
+    """The text without anything that would end the line or steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _open_standard_streams() -> None:
+    """Opens /dev/null where a caller has closed stdin, stdout or stderr.
+
+    Otherwise the next file opened would take that number, and what is meant for the terminal would
+    end in it.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free number is the one that is missing.
+            setattr(sys, name, open(os.devnull, mode, closefd=False))
+            assert getattr(sys, name).fileno() == fd
+
+
 def run() -> None:
     """Entry point of the installed script."""
+    _open_standard_streams()
     sys.exit(main())
 
 

@@ -31,6 +31,7 @@ def make_config(options: argparse.Namespace) -> DomainConfig:
         lapic=options.lapic,
         acpi=options.acpi,
         xen_version=options.xen_version,
+        timer_slack=int(options.timer_slack * 1_000_000),
         on_reboot="restart" if options.on_reboot == "restart" else "destroy",
     )
     config.check()

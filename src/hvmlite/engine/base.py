@@ -300,6 +300,13 @@ class Partition(ABC):
     doorbell: int
 
     @abstractmethod
+    def wait_ready(self) -> None:
+        """Returns when the vCPUs can be used; memory can be mapped and written before.
+
+        Raises EngineError if this engine does not start or fails its self-test.
+        """
+
+    @abstractmethod
     def map(self, gfn: int, frame: int, count: int, access: Access, *, code: bool = False) -> None:
         """Maps `count` guest frames from `gfn` to machine frames from `frame`.
 

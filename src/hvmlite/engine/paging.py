@@ -64,6 +64,7 @@ def translate(
     `read64(gpa)` returns the 8 aligned bytes at a guest-physical address, None where there is no
     memory.  Raises PageFault.
     """
+    shifts: tuple[int, ...]
     if not mode.cr0 & CR0_PG:
         return address & _MASK32
     if mode.efer & EFER_LMA:

@@ -27,6 +27,9 @@ _CANONICAL = (0, 0x1FFFF)
 _HIGH = 0xFFFF_0000_0000_0000
 
 
+_TOP = {Abi.X86_64: 1 << 64, Abi.X86_32: 1 << 32}
+
+
 class XenError(Exception):
     """A hypercall fails: `errno` is one of abi.errno (positive)."""
 
@@ -63,7 +66,7 @@ class Call:
 
     def read_guest(self, address: int, size: int) -> bytes:
         """Copies `size` bytes in; raises GuestAccessError."""
-        if 0 <= size <= PAGE_SIZE - (address & (PAGE_SIZE - 1)):
+        if 0 < size <= PAGE_SIZE - (address & (PAGE_SIZE - 1)) and address < _TOP[self.abi]:
             return self._memory.read(self._gpa(address, size, write=False), size)
         return b"".join(
             self._memory.read(self._gpa(at, step, write=False), step)
@@ -78,8 +81,10 @@ class Call:
             done += step
 
     def _split(self, address: int, size: int) -> list[tuple[int, int]]:
-        top = 1 << (64 if self.abi is Abi.X86_64 else 32)
-        if not 0 <= size <= COPY_LIMIT or address < 0 or address + size > top:
+        if not size:
+            # Xen does not look at the address of nothing.
+            return []
+        if not 0 <= size <= COPY_LIMIT or address < 0 or address + size > _TOP[self.abi]:
             raise GuestAccessError(address, size, "no such range")
         end = address + size
         cuts = [address, *range((address | (PAGE_SIZE - 1)) + 1, end, PAGE_SIZE), end]

@@ -145,10 +145,16 @@ class Control:
         target.engine.take_exit()
         target.running = False
 
-    def set_cpuid(self, domain: Domain) -> None:
-        """Puts the domain's CPUID policy into force; do it once the time is calibrated."""
-        domain.resync_time(domain.vcpus[0])
+    def power_on(self, domain: Domain) -> None:
+        """Waits for the engine, calibrates the guest's clock and puts its CPUID policy into force.
+
+        Memory can be filled before, which takes as long as an engine does to start.  Raises
+        EngineError if the engine does not start.
+        """
+        domain.partition.wait_ready()
+        domain.calibration.begin(domain.partition.vcpus[0])
         domain.cpuid.hand_to_engine(domain)
+        domain.resync_time(domain.vcpus[0])
 
     def attach_interrupt_controller(
         self, domain: Domain, vcpu: int, controller: InterruptController

@@ -88,7 +88,6 @@ class Domain:
         self.hooks = Hooks()
         self.partition = host.engine.create(host.machine, vcpus)
         self.calibration = TscCalibration(host.clock)
-        self.calibration.begin(self.partition.vcpus[0])
         self.time_stale = True
         self.physmap = Physmap(self.partition)
         self.memory = GuestMemory(host.machine, self.partition, self.physmap)

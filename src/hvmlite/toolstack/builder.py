@@ -25,6 +25,8 @@ from hvmlite.toolstack.start_info import Module, build_start_info, start_info_si
 
 _CODE = Segment(0, 0, 0xFFFF_FFFF, 0xC9B)
 _DATA = Segment(0, 0, 0xFFFF_FFFF, 0xC93)
+_MAXMEM_SLACK = 256
+"""Frames that a domain may have beyond its memory (libxl: LIBXL_MAXMEM_CONSTANT)."""
 _TSS = Segment(0, 0, 0x67, 0x8B)
 
 
@@ -125,7 +127,7 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
     ranges = layout.populated_ranges(config.memory, config.acpi)
     for start, size in ranges:
         control.populate(domain, start, size)
-    control.set_max_memory(domain, domain.total_pages)
+    control.set_max_memory(domain, domain.total_pages + _MAXMEM_SLACK)
     control.set_memory_map(domain, [(entry.addr, entry.size, entry.type) for entry in plan.memory_map])
     image.copy_to(lambda address, data: control.write_memory(domain, address, data))
     rsdp = 0
@@ -149,7 +151,7 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
         control.set_param(domain, param, value)
     control.seed_grant(domain, GNTTAB_RESERVED_CONSOLE, layout.SpecialPage.CONSOLE)
     control.seed_grant(domain, GNTTAB_RESERVED_XENSTORE, layout.SpecialPage.XENSTORE)
-    control.set_cpuid(domain)
+    control.power_on(domain)
     attach_mtrr(control, domain)
     if config.lapic:
         LapicDevice(control, domain, x2apic=config.x2apic)

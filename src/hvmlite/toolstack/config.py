@@ -53,7 +53,7 @@ class DomainConfig:
     max_grant_frames: int = 64
     max_maptrack_frames: int = 1024
     max_grant_version: int = 2
-    timer_slack: int = 0
+    timer_slack: int = 10_000_000
 
     def check(self) -> None:
         """Raises UserError for a value that cannot be."""

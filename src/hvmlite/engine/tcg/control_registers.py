@@ -18,6 +18,8 @@ from hvmlite.engine.paging import CR0_PG, CR4_PAE
 from hvmlite.engine.tcg import layout as L
 
 if TYPE_CHECKING:
+    from iced_x86 import Register_
+
     from hvmlite.engine.tcg.vcpu import TcgVcpu
 
 _CR0_PE = 1
@@ -118,7 +120,7 @@ class ControlRegisters:
         return True
 
 
-def _register_number(register: int) -> int:
+def _register_number(register: Register_) -> int:
     """The encoding of a general register of any size; 0 for what is none (memory)."""
     from iced_x86 import Register, RegisterInfo  # noqa: PLC0415
 

@@ -14,11 +14,18 @@ class TcgEngine(b.Engine):
     name = "tcg"
 
     def create(self, memory: MachineMemory, vcpus: int) -> TcgPartition:
-        """See `Engine.create`; raises EngineError also if this QEMU fails the self-test."""
-        partition = TcgPartition(memory, vcpus)
-        try:
-            check_nested_paging(partition)
-        except BaseException:
-            partition.close()
-            raise
-        return partition
+        """See `Engine.create`."""
+        return CheckedPartition(memory, vcpus)
+
+
+class CheckedPartition(TcgPartition):
+    """A partition that runs no guest before its QEMU has shown that it can be trusted."""
+
+    _checked = False
+
+    def wait_ready(self) -> None:
+        """See `Partition.wait_ready`; raises EngineError also if QEMU fails the self-test."""
+        super().wait_ready()
+        if not self._checked:
+            check_nested_paging(self)
+            self._checked = True

@@ -53,18 +53,7 @@ class TcgPartition(b.Partition):
         self.doorbell = self._process.doorbell.fileno()
         self._dma = DmaDevice(memory, self.area, self._process.channel, self._process.check_alive)
         self._closed = False
-        try:
-            self._wait_until_ready()
-            first = self.vcpus[0]
-            self._dma.set_up(first.read32, first.write32)
-            for vcpu in self.vcpus:
-                vcpu.allow_sleep()
-            # The stubs that were already waiting still count with the old limit.
-            for vcpu in self.vcpus:
-                vcpu.read_tsc()
-        except BaseException:
-            self.close()
-            raise
+        self._ready = False
 
     # ---- start ----------------------------------------------------------------------------------
 
@@ -104,7 +93,20 @@ class TcgPartition(b.Partition):
         """The QEMU binary that runs."""
         return self._process.path
 
-    def _wait_until_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """See `Partition.wait_ready`."""
+        if not self._ready:
+            self._wait_for_stubs()
+            first = self.vcpus[0]
+            self._dma.set_up(first.read32, first.write32)
+            for vcpu in self.vcpus:
+                vcpu.allow_sleep()
+            # The stubs that were already waiting still count with the old limit.
+            for vcpu in self.vcpus:
+                vcpu.read_tsc()
+            self._ready = True
+
+    def _wait_for_stubs(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
         for vcpu in self.vcpus:
             while not vcpu.exited():

@@ -12,6 +12,7 @@ import time
 from hvmlite.engine import base as b
 from hvmlite.engine.memory import MachineMemory
 from hvmlite.engine.tcg import layout as L
+from hvmlite.engine.tcg.nested import NestedTables
 from hvmlite.engine.tcg.partition import TcgPartition
 from hvmlite.engine.tcg.process import qemu_version
 from hvmlite.errors import EngineError
@@ -22,7 +23,6 @@ _TIMEOUT = 5.0
 _FLAT_CODE = b.Segment(0, 0, 0xFFFF_FFFF, 0xC9B)
 _FLAT_DATA = b.Segment(0, 0, 0xFFFF_FFFF, 0xC93)
 _TSS = b.Segment(0, 0, 0x67, 0x8B)
-# Far from where any domain has RAM while it is being made.
 _TEST_GFN = L.TRAMPOLINE + 0x1000 >> 12
 _TEST_GPA = _TEST_GFN << 12
 
@@ -54,16 +54,19 @@ def run(vcpu: b.EngineVcpu, wait: float = _TIMEOUT) -> b.Exit | None:
 def check_nested_paging(partition: TcgPartition) -> None:
     """Runs a guest without paging of its own: it must see its memory, not the engine's.
 
-    Leaves the nested map as empty as it was.  Raises EngineError that says what to install.
+    Works on nested tables of its own.  Raises EngineError that says what to install.
     """
     memory = partition.memory
     frame = memory.allocate(1)
     trap = memory.u8[_TEST_GPA : _TEST_GPA + 16]
+    tables = NestedTables(memory)
+    vcpu = partition.vcpus[0]
     try:
         trap[: len(code_reporting(_BAD))] = code_reporting(_BAD)
         partition.write(frame, 0, code_reporting(_GOOD))
-        partition.map(_TEST_GFN, frame, 1, b.Access.RWX, code=True)
-        vcpu = partition.vcpus[0]
+        tables.map(_TEST_GFN, frame, 1, b.Access.RWX, execute=True)
+        partition.nested.executed[frame] = 1
+        vcpu.use_nested(tables.root_address)
         vcpu.load(flat_state(_TEST_GPA))
         exit_ = run(vcpu)
         value = vcpu.get("rax")
@@ -73,8 +76,8 @@ def check_nested_paging(partition: TcgPartition) -> None:
             raise EngineError(f"QEMU {version} ({partition.qemu_path}) {what}: {KNOWN_GOOD}")
     finally:
         trap.release()
-        partition.unmap(_TEST_GFN, 1)
-        partition.flush()
+        vcpu.use_nested(partition.nested.root_address)
+        tables.close()
         memory.release(frame)
 
 
@@ -146,6 +149,7 @@ def full_selftest(vcpus: int = 1) -> dict[str, float]:
     begin = time.perf_counter()
     partition = TcgPartition(memory, vcpus)
     try:
+        partition.wait_ready()
         started = time.perf_counter() - begin
         check_nested_paging(partition)
         check_writes(partition)

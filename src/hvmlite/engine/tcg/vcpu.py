@@ -156,6 +156,11 @@ class TcgVcpu(b.EngineVcpu):
         """Lets the stub sleep while it has nothing to do; kicks must work from now on."""
         self._u32[(self._mailbox + L.SPIN) // 4] = SPIN_LIMIT
 
+    def use_nested(self, address: int) -> None:
+        """Runs on the nested tables with that root (physical address) from now on."""
+        self._u64[(self._vmcb + L.NESTED_CR3) // 8] = address
+        self.flush_next = True
+
     # ---- commands ---------------------------------------------------------------------------
 
     def _post(self, command: int) -> None:
