@@ -1,7 +1,7 @@
-"""What every benchmark shares: measured runs of whole processes, interleaved pairs, one table.
+"""What every benchmark shares: measured runs of whole processes, sides in turn, tables, limits.
 
-The project and its peer run in turn, so that a noisy machine hits both; figures are medians and the
-ratio of medians. Knows nothing of what is measured.
+The project and its peers run in turn, so that a noisy machine hits all of them; figures are medians
+and the ratio of medians. Knows nothing of what is measured.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 HVMLITE = Path(sys.executable).parent / "hvmlite"
@@ -27,6 +29,9 @@ QEMU = "qemu-system-x86_64"
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 LINGER_S = 2.0
+QUIET_LOAD = 1.0
+
+T = TypeVar("T")
 
 
 class BenchmarkError(Exception):
@@ -38,13 +43,15 @@ class Run:
     """One run of a command: seconds of wall time, seconds of CPU time, and its marks.
 
     ``cpu`` is user and system time of the command and of every process it started. ``marks`` has,
-    for each mark, the wall time from the start to that mark in the output.
+    for each mark, the wall time from the start to that mark in the output. ``output`` and
+    ``messages`` are what it wrote to stdout and stderr.
     """
 
     wall: float
     cpu: float
     marks: dict[str, float]
     output: bytes
+    messages: bytes
 
 
 def measure(
@@ -60,36 +67,46 @@ def measure(
     """
     name = os.fspath(argv[0])
     _become_subreaper()
-    start = time.perf_counter()
-    try:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    except OSError as error:
-        raise BenchmarkError(f"cannot run {name}: {error.strerror}") from error
-    assert process.stdout is not None
-    try:
-        output, seen = _read(process.stdout.fileno(), marks or {}, start, timeout_s)
-    except BaseException:
-        _kill_all()
-        raise
-    finally:
-        process.stdout.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    cpu = usage.ru_utime + usage.ru_stime + _reap_orphans(name)
-    if process.returncode != expect:
-        tail = output[-400:].decode("utf-8", "replace")
-        raise BenchmarkError(f"{name} ended with status {process.returncode}; last output:\n{tail}")
-    if left_out := [mark for mark in marks or {} if mark not in seen]:
-        tail = output[-400:].decode("utf-8", "replace")
-        raise BenchmarkError(f"{name} never printed: {', '.join(left_out)}; last output:\n{tail}")
-    return Run(wall, cpu, seen, output)
+    with tempfile.TemporaryFile() as stderr:
+
+        def failure(what: str, output: bytes) -> BenchmarkError:
+            stderr.seek(0)
+            said = (output[-400:] + b"\n" + stderr.read()[-2000:]).decode("utf-8", "replace")
+            return BenchmarkError(f"{name} {what}; last words:\n{said.strip()}")
+
+        start = time.perf_counter()
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+            )
+        except OSError as error:
+            raise BenchmarkError(f"cannot run {name}: {error.strerror}") from error
+        assert process.stdout is not None
+        try:
+            output, seen, ended = _read(process.stdout.fileno(), marks or {}, start, timeout_s)
+            if not ended:
+                raise failure(f"did not end within {timeout_s:.0f} s", output)
+        except BaseException:
+            _kill_all()
+            raise
+        finally:
+            process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cpu = usage.ru_utime + usage.ru_stime + _reap_orphans(name)
+        if process.returncode != expect:
+            raise failure(f"ended with status {process.returncode}", output)
+        if left_out := [mark for mark in marks or {} if mark not in seen]:
+            raise failure(f"never printed: {', '.join(left_out)}", output)
+        stderr.seek(0)
+        return Run(wall, cpu, seen, output, stderr.read())
 
 
 def _read(
     fd: int, marks: Mapping[str, bytes], start: float, timeout_s: float
-) -> tuple[bytes, dict[str, float]]:
-    """Read ``fd`` to its end; return all of it and when each mark came."""
+) -> tuple[bytes, dict[str, float], bool]:
+    """Read ``fd``; return all of it, when each mark came, and whether it ended in time."""
     output = bytearray()
     seen: dict[str, float] = {}
     with selectors.DefaultSelector() as selector:
@@ -97,12 +114,11 @@ def _read(
         while True:
             left = timeout_s - (time.perf_counter() - start)
             if left <= 0 or not selector.select(left):
-                tail = bytes(output[-400:]).decode("utf-8", "replace")
-                raise BenchmarkError(f"no end after {timeout_s:.0f} s; last output:\n{tail}")
+                return bytes(output), seen, False
             data = os.read(fd, 65536)
             now = time.perf_counter() - start
             if not data:
-                return bytes(output), seen
+                return bytes(output), seen, True
             output += data
             for mark, text in marks.items():
                 if mark not in seen and text in output:
@@ -146,45 +162,43 @@ def _kill_all() -> None:
             return
 
 
-def pairs(
-    count: int, project: Callable[[], Run], peer: Callable[[], Run]
-) -> tuple[list[Run], list[Run]]:
-    """Run both ``count`` times in turn, the first of each pair alternating, after one warm-up."""
-    runs: tuple[list[Run], list[Run]] = ([], [])
-    sides = (project, peer)
-    for side in sides:
-        side()
+def in_turn(count: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Run every side ``count`` times in turn, each round in another order, after one warm-up."""
+    if count < 1:
+        raise BenchmarkError("--pairs: expected at least 1")
+    names = list(sides)
+    for name in names:
+        sides[name]()
+    runs: dict[str, list[T]] = {name: [] for name in names}
     for index in range(count):
-        for which in (index % 2, 1 - index % 2):
-            runs[which].append(sides[which]())
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
+            runs[name].append(sides[name]())
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return runs
 
 
-def solo(count: int, side: Callable[[], Run]) -> list[Run]:
-    """Run one side alone ``count`` times, after one warm-up."""
-    side()
-    return [side() for _ in range(count)]
-
-
 @dataclass(frozen=True)
 class Row:
-    """One figure of a benchmark in seconds: medians of both sides, and project over peer."""
+    """One figure of a benchmark in seconds: medians of both sides, and project over peer.
+
+    A side that was not measured has no values and no median.
+    """
 
     what: str
     project: float | None
-    peer: float
+    peer: float | None
     ratio: float | None
     project_all: list[float]
     peer_all: list[float]
 
 
 def row(what: str, project: Sequence[float], peer: Sequence[float]) -> Row:
-    """Return the figure ``what``; ``project`` may be empty when only the peer ran."""
-    peer_median = statistics.median(peer)
+    """Return the figure ``what``; either side may be empty."""
     project_median = statistics.median(project) if project else None
-    ratio = None if project_median is None or not peer_median else project_median / peer_median
+    peer_median = statistics.median(peer) if peer else None
+    ratio = project_median / peer_median if project_median and peer_median else None
     return Row(what, project_median, peer_median, ratio, list(project), list(peer))
 
 
@@ -200,15 +214,20 @@ def rows(project: Sequence[Run], peer: Sequence[Run], marks: Mapping[str, str]) 
     ]
 
 
-def table(figures: Sequence[Row], peer_name: str) -> str:
-    """Return the figures as text, in milliseconds with the spread of each side."""
+UNITS = {"ms": 1e3, "µs": 1e6}
+
+
+def table(figures: Sequence[Row], peer_name: str, unit: str = "ms") -> str:
+    """Return the figures as text, with the spread of each side; ``unit`` is one of UNITS."""
+    scale, digits = UNITS[unit], 1 if unit == "ms" else 2
 
     def cell(median: float | None, values: Sequence[float]) -> str:
         if median is None:
             return "-"
-        return f"{median * 1e3:.1f} ({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f})"
+        low, high = min(values) * scale, max(values) * scale
+        return f"{median * scale:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
-    lines = [("median (range), ms", "hvmlite", peer_name, "ratio")]
+    lines = [(f"median (range), {unit}", "hvmlite", peer_name, "ratio")]
     lines += [
         (
             figure.what,
@@ -227,6 +246,34 @@ def table(figures: Sequence[Row], peer_name: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What a figure must not exceed: its ratio, or with ``seconds`` the project's median."""
+
+    what: str
+    figure: Row
+    at_most: float
+    seconds: bool = False
+
+    @property
+    def value(self) -> float | None:
+        """What is compared; None if it was not measured."""
+        return self.figure.project if self.seconds else self.figure.ratio
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was measured and is within the limit."""
+        return self.value is not None and self.value <= self.at_most
+
+    def __str__(self) -> str:
+        unit = " s" if self.seconds else ""
+        value = "not measured" if self.value is None else f"{self.value:.3g}{unit}"
+        return (
+            f"{'ok    ' if self.kept else 'MISSED'}  {self.what}: {value}, "
+            f"at most {self.at_most:g}{unit}"
+        )
+
+
 def machine() -> dict[str, str | int]:
     """Return what the figures depend on."""
     version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
@@ -241,38 +288,43 @@ def machine() -> dict[str, str | int]:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        print(f"warning: this machine is busy (load {load:.1f})", file=sys.stderr)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--pairs", type=int, default=7, help="runs of each side (default 7)")
-    parser.add_argument("--peer-only", action="store_true", help="leave hvmlite out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a limit is exceeded")
     return parser
 
 
-def compare(
-    count: int, peer_only: bool, project: Callable[[], Run], peer: Callable[[], Run]
-) -> tuple[list[Run], list[Run]]:
-    """Run both sides as the options say."""
-    if count < 1:
-        raise BenchmarkError("--pairs: expected at least 1")
-    if peer_only:
-        return [], solo(count, peer)
-    return pairs(count, project, peer)
-
-
 def report(
-    figures: Sequence[Row],
-    peer_name: str,
-    json_file: Path | None,
-    setup: Mapping[str, str | int],
-) -> None:
-    """Print the table and, if asked for, write everything as JSON."""
-    print(table(figures, peer_name))
-    if json_file is not None:
+    options: argparse.Namespace,
+    figures: Mapping[str, Sequence[Row]],
+    limits: Sequence[Limit],
+    setup: Mapping[str, str | int | float],
+    unit: str = "ms",
+) -> int:
+    """Print one table for each peer and the limits; write JSON if asked for.
+
+    Returns the exit status: 1 if a limit is exceeded and the options say to check.
+    """
+    for peer, its in figures.items():
+        print(table(its, peer, unit), end="\n\n")
+    for limit in limits:
+        print(limit)
+    if options.json is not None:
         document = {
-            "peer": peer_name,
             "setup": dict(setup),
             "machine": machine(),
             "unit": "seconds",
-            "figures": [asdict(figure) for figure in figures],
+            "figures": [
+                {"peer": peer} | asdict(each) for peer in figures for each in figures[peer]
+            ],
+            "limits": [
+                {"what": each.what, "value": each.value, "at_most": each.at_most, "kept": each.kept}
+                for each in limits
+            ],
         }
-        json_file.write_text(json.dumps(document, indent=2) + "\n")
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 1 if options.check and not all(limit.kept for limit in limits) else 0

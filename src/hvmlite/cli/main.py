@@ -127,11 +127,10 @@ def _open_standard_streams() -> None:
     Otherwise the next file opened would take that number, and what is meant for the terminal would
     end in it.
     """
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest free number is the one that is missing.
-            setattr(sys, name, open(os.devnull, mode, closefd=False))
-            assert getattr(sys, name).fileno() == fd
+            # The system gives the lowest free number, which is the one that is missing.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -12,14 +13,24 @@ from types import FrameType
 
 from hvmlite.cli.main import EXIT_CRASH, EXIT_FAILURE, EXIT_OK, EXIT_TIMEOUT, complain
 from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput
-from hvmlite.errors import UserError
+from hvmlite.errors import HvmliteError, UserError
 from hvmlite.toolstack.config import DomainConfig, parse_size
-from hvmlite.toolstack.domain import Domain, Outcome
+from hvmlite.toolstack.domain import Domain
 from hvmlite.toolstack.host import Host, boot_memory
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LONGEST_SLACK_MS = 1000
+_PATIENCE = 2.0
+"""Seconds that a reader of the console has left when it was not the guest that ended the run."""
 
 
 def make_config(options: argparse.Namespace) -> DomainConfig:
     """The domain's configuration from the command line; raises UserError."""
+    if not 0 <= options.timer_slack <= _LONGEST_SLACK_MS:
+        raise UserError(
+            f"--timer-slack {options.timer_slack:g} is not between 0 and {_LONGEST_SLACK_MS} ms"
+        )
     config = DomainConfig(
         kernel=Path(options.kernel),
         name=options.name,
@@ -53,47 +64,48 @@ class _Session:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the guest; returns the exit status."""
-    if options.timeout is not None and not options.timeout > 0:
+    if options.timeout is not None and not 0 < options.timeout <= threading.TIMEOUT_MAX:
         raise UserError(f"--timeout {options.timeout:g} is not a time")
     config = make_config(options)
     session = _Session()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, session.on_signal)
     begin = time.monotonic()
     with Host(boot_memory(config), engine=options.engine) as host:
         domain = host.create(config)
-        output = ConsoleOutput(sys.stdout.fileno(), session.over.set)
+        output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
         domain.console.add_sink(output.write)
         domain.on_end(session.over.set)
         with ConsoleInput(host, domain.console, sys.stdin, session.over.set) as keyboard:
             domain.start()
-            session.over.wait(options.timeout)
-            outcome = domain.wait(0)
-            domain.destroy()
-        output.flush()
+            in_time = session.over.wait(options.timeout)
+            try:
+                outcome = domain.wait(0)
+                domain.destroy()
+            except HvmliteError:
+                output.flush(_PATIENCE)
+                raise
+        # What is still to be written must not keep us from obeying a second signal.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        output.flush(_PATIENCE if outcome is None else math.inf)
         if keyboard.left:
             complain("left the console; the guest was destroyed")
     if options.verbose:
         _tell(domain, time.monotonic() - begin)
-    return _status(outcome, session, keyboard.left, options.timeout)
-
-
-def _status(
-    outcome: Outcome | None, session: _Session, left: bool, timeout: float | None
-) -> int:
     if outcome is not None:
         if outcome.crash is not None:
             complain(str(outcome.crash))
         return EXIT_CRASH if outcome.crashed else EXIT_OK
-    if left:
+    if keyboard.left:
         return EXIT_OK
     if session.signal:
         complain(f"ended by {signal.Signals(session.signal).name}")
         return EXIT_FAILURE
-    if session.over.is_set():
+    if in_time:
         complain("the reader of the console has gone")
         return EXIT_FAILURE
-    complain(f"time limit of {timeout:g} s reached")
+    complain(f"time limit of {options.timeout:g} s reached")
     return EXIT_TIMEOUT
 
 

@@ -7,10 +7,13 @@ import os
 import select
 import stat
 import termios
+import time
 import tty
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from hvmlite.errors import EngineError
 
 if TYPE_CHECKING:
     from hvmlite.toolstack.console import Console
@@ -27,25 +30,52 @@ _PAUSE = 0.05
 class ConsoleOutput:
     """Writes guest output to a file descriptor without ever blocking the host."""
 
-    def __init__(self, fd: int, on_gone: Callable[[], None]) -> None:
+    def __init__(self, host: Host, fd: int, on_gone: Callable[[], None]) -> None:
+        self._host = host
         self._fd = fd
         self._on_gone = on_gone
         self._waiting = bytearray()
         self._gone = False
+        self._expected = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
     def write(self, data: bytes) -> None:
-        """Writes what can be written now and keeps the rest for next time."""
+        """Writes what can be written now; the rest follows as the reader takes it.
+
+        In the host's thread, like all that a console calls.
+        """
         self._waiting += data
         if len(self._waiting) > _BACKLOG:
             del self._waiting[: len(self._waiting) - _BACKLOG]
-        self._drain(0)
+        self._go_on()
 
-    def flush(self) -> None:
-        """Writes all that is kept, waiting for the reader if need be."""
-        while self._waiting and not self._gone:
-            self._drain(1000)
+    def flush(self, patience: float) -> None:
+        """Writes all that is kept, once no more `write` comes.
+
+        Gives up on a reader that takes nothing for `patience` seconds.
+        """
+        if self._expected:
+            with contextlib.suppress(EngineError):
+                self._host.call(self._expect, False)
+        last, size = time.monotonic(), len(self._waiting)
+        while self._waiting and not self._gone and time.monotonic() - last < patience:
+            self._drain(100)
+            if len(self._waiting) < size:
+                last, size = time.monotonic(), len(self._waiting)
+
+    def _go_on(self) -> None:
+        self._drain(0)
+        self._expect(bool(self._waiting))
+
+    def _expect(self, wanted: bool) -> None:
+        """Has the host call `_go_on` when the reader has taken something, or not any more."""
+        if wanted != self._expected:
+            self._expected = wanted
+            if wanted:
+                self._host.loop.add_writer(self._fd, self._go_on)
+            else:
+                self._host.loop.remove_writer(self._fd)
 
     def _drain(self, wait_ms: int) -> None:
         while self._waiting and not self._gone:
@@ -97,7 +127,7 @@ class ConsoleInput:
         if stat.S_ISREG(mode):
             # Always readable, which no poll can tell: feed it as the guest takes it.
             self._host.soon(self._read_file)
-        elif not stat.S_ISCHR(mode) or os.isatty(self._fd):
+        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(self._fd):
             self._host.call(self._host.loop.add_reader, self._fd, self._readable)
             self._registered = True
         return self
@@ -156,11 +186,10 @@ class ConsoleInput:
     def _read_file(self) -> None:
         if self._fd < 0:
             return
-        room = self._console.input_room
-        data = os.read(self._fd, min(_CHUNK, room)) if room else b""
-        if room and not data:
-            return
-        if data:
+        while room := self._console.input_room:
+            data = os.read(self._fd, min(_CHUNK, room))
+            if not data:
+                return
             self._console.write(data)
         self._host.loop.timers.at(
             self._host.loop.clock.now() + int(_PAUSE * 1e9), self._read_file

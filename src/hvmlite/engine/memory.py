@@ -40,7 +40,7 @@ class MachineMemory:
         try:
             os.ftruncate(self.fd, size)
             self._map = mmap.mmap(self.fd, size)
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             os.close(self.fd)
             raise EngineError(f"cannot map {size >> 20} MiB of machine memory: {error}") from error
         self.u8 = memoryview(self._map)

@@ -44,6 +44,7 @@ _EDX1_MCA = 1 << 14
 _EDX1_HTT = 1 << 28
 _CR4_OSXSAVE = 1 << 18
 # Leaf 0x80000001.
+_ECX_CMP_LEGACY = 1 << 1
 _ECX_SVM = 1 << 2
 _ECX_EXTAPIC = 1 << 3
 _ECX_IBS = 1 << 10
@@ -92,7 +93,7 @@ class CpuidPolicy:
             cached = self._cache[(leaf, sub)] = self._constant(vcpu, leaf, sub)
         eax, ebx, ecx, edx = cached
         if leaf == 1:
-            ebx = ebx & 0xFF00FFFF | len(vcpu.domain.vcpus) << 16 | apic_id(vcpu.id) << 24
+            ebx = ebx & 0xFF00FFFF | apic_id(len(vcpu.domain.vcpus)) << 16 | apic_id(vcpu.id) << 24
             if vcpu.engine.get("cr4") & _CR4_OSXSAVE:
                 ecx |= _ECX1_OSXSAVE
         elif leaf in (0xB, 0x1F):
@@ -126,6 +127,7 @@ class CpuidPolicy:
                 regs = [0, 0, subleaf, 0]
         elif leaf == 0x80000001:
             regs[2] &= ~(_ECX_SVM | _ECX_EXTAPIC | _ECX_IBS | _ECX_SKINIT | _ECX_WDT | _ECX_TOPOEXT)
+            regs[2] |= _ECX_CMP_LEGACY
             if not self.lapic:
                 regs[3] &= ~_EDX_APIC
         elif leaf == 0x80000007:
@@ -133,7 +135,9 @@ class CpuidPolicy:
             regs[3] |= 1 << 8
         elif leaf == 0x80000008:
             regs[1] &= ~_EBX_SPEC
-            regs[2] = regs[2] & ~0xF0FF | max(len(vcpu.domain.vcpus) - 1, 0)
+            # One package: the number of ids in it less one, and their width.
+            ids = apic_id(len(vcpu.domain.vcpus))
+            regs[2] = regs[2] & ~0xF0FF | ids - 1 | (ids - 1).bit_length() << 12
         elif leaf == 0x8000000A:
             regs = [0, 0, 0, 0]
         for i in range(4):
@@ -146,7 +150,7 @@ class CpuidPolicy:
             | _ECX1_DS_CPL | _ECX1_EST | _ECX1_TM2 | _ECX1_PDCM | _ECX1_PCID
         )  # fmt: skip
         regs[2] |= _ECX1_HYPERVISOR
-        regs[3] &= ~(_EDX1_MCE | _EDX1_MCA | _EDX1_HTT)
+        regs[3] = regs[3] & ~(_EDX1_MCE | _EDX1_MCA) | _EDX1_HTT
         regs[1] &= 0x0000FFFF
         if self.lapic:
             regs[3] |= _EDX1_APIC

@@ -46,6 +46,7 @@ class Host:
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._epoll = select.epoll()
+        self._epoll_fds = (self._epoll.fileno(),)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._readers[self._wake_read] = self._drain_wake
@@ -144,7 +145,8 @@ class Host:
             # The list only grows while we go through it, and is rebuilt when a vCPU leaves.
             running = self._running
             for vcpu in running:
-                if vcpu.engine.exited():
+                # An earlier one's exit may have stopped this one (INIT).
+                if vcpu.running and vcpu.engine.exited():
                     news = True
                     if not self._serve(vcpu):
                         self._running = [v for v in self._running if v.running]
@@ -186,7 +188,10 @@ class Host:
             if self.timers.next != NEVER:
                 wait = min(wait, self.timers.next - self.clock.now())
             timeout = max(wait, 0)
-        events = self._epoll.poll(timeout / 1e9)
+        # epoll counts in milliseconds, which is a guest's whole tick; select in microseconds.
+        if timeout:
+            select.select(self._epoll_fds, (), (), timeout / 1e9)
+        events = self._epoll.poll(0)
         self._asleep = False
         for partition in partitions:
             partition.want_doorbell(False)

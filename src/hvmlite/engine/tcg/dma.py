@@ -27,6 +27,7 @@ _F_NEXT = 1
 _F_WRITE = 2
 _NO_INTERRUPT = 1
 _TIMEOUT = 10.0
+_STUCK = "QEMU does not take DMA: its main loop is stuck"
 
 _MAGIC = 0x74726976
 _NET_DEVICE = 1
@@ -63,6 +64,8 @@ class DmaDevice:
         self._u64 = memory.u64
         self._area = area
         self._channel = channel
+        self._writable = select.poll()
+        self._writable.register(channel, select.POLLOUT)
         self._check_alive = check_alive
         self._desc = (area + L.RING_DESC) // 8
         self._avail = (area + L.RING_AVAIL) // 2
@@ -116,13 +119,16 @@ class DmaDevice:
         return (self._posted - self._u16[self._used_index]) & 0xFFFF
 
     def _send(self, data: bytes | memoryview) -> None:
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             try:
                 self._channel.send(data)
                 return
             except (BlockingIOError, InterruptedError):
                 self._check_alive()
-                select.select([], [self._channel], [], _TIMEOUT)
+                if time.monotonic() > deadline:
+                    raise EngineError(_STUCK) from None
+                self._writable.poll(100)
             except OSError as error:
                 self._check_alive()
                 raise EngineError(f"QEMU's DMA channel failed: {error}") from error
@@ -138,7 +144,7 @@ class DmaDevice:
                 now = time.monotonic()
                 deadline = deadline or now + _TIMEOUT
                 if now > deadline:
-                    raise EngineError("QEMU does not take DMA: its main loop is stuck")
+                    raise EngineError(_STUCK)
                 time.sleep(0.0001)
 
     def write(self, target: int, data: bytes | bytearray | memoryview) -> None:

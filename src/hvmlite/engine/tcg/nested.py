@@ -40,6 +40,9 @@ class NestedTables:
         self.executed = bytearray(memory.frames)
         self._u64 = memory.u64
         self._pages: list[int] = []
+        # Tables out of use: those that a CPU may still be reading, and those to be used again.
+        self._retired: list[int] = []
+        self._spare: list[int] = []
         # Frame of every level-1 and level-2 table by the guest frame number it starts at.
         self._tables: dict[tuple[int, int], int] = {}
         self.root = self._new_page()
@@ -50,6 +53,8 @@ class NestedTables:
         return physical(self.root)
 
     def _new_page(self) -> int:
+        if self._spare:
+            return self._spare.pop()
         frame = self._memory.allocate(1)
         self._pages.append(frame)
         return frame
@@ -100,7 +105,16 @@ class NestedTables:
 
     def _set_large(self, gfn: int, entry: int) -> None:
         self._u64[self._table(2, gfn) * 512 + ((gfn >> 9) & 511)] = entry
-        self._tables.pop((1, gfn >> 9), None)
+        small = self._tables.pop((1, gfn >> 9), None)
+        if small is not None:
+            self._retired.append(small)
+
+    def flushed(self) -> None:
+        """No CPU uses a mapping any more that was taken away: tables that went can be reused."""
+        for frame in self._retired:
+            self._memory.drop(frame)
+        self._spare += self._retired
+        self._retired.clear()
 
     def _small(self, gfn: int) -> int:
         """The table of 4 KiB entries for `gfn`, made by splitting a large entry if need be."""
@@ -163,4 +177,6 @@ class NestedTables:
         for frame in self._pages:
             self._memory.release(frame)
         self._pages.clear()
+        self._spare.clear()
+        self._retired.clear()
         self._tables.clear()

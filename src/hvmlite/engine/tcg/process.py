@@ -40,8 +40,9 @@ def qemu_version(path: str) -> str:
     """Returns the version that `path` prints, such as "7.2.22"."""
     try:
         result = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
-        )
+            [path, "--version"],
+            capture_output=True, text=True, errors="replace", timeout=20, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineError(f"{path} cannot be run: {error}") from error
     words = result.stdout.split()

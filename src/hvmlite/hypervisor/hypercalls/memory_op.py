@@ -104,6 +104,9 @@ def _set_memory_map(call: Call) -> int:
 
 def _machphys_mfn_list(call: Call) -> int:
     """Where the machine-to-physical table lies; a PVH guest can map none of it."""
+    if call.abi is Abi.X86_32:
+        # Real Xen's layer for 32-bit callers knows this for PV guests only.
+        return -XEN_EOPNOTSUPP
     arg = call.copy_from(call.args[1], abi.xen_machphys_mfn_list)
     per_extent = _M2P_BYTES // call.abi.word
     extents = -(-call.domain.host.machine.frames // per_extent)
@@ -114,9 +117,9 @@ def _machphys_mfn_list(call: Call) -> int:
     return 0
 
 
-def _machphys_compat_mfn_list(call: Call) -> int:
+def _machphys_compat_mfn_list(_call: Call) -> int:
     # The 32-bit table is for 32-bit PV guests, which this host does not run.
-    return _machphys_mfn_list(call) if call.abi is Abi.X86_32 else -XEN_EOPNOTSUPP
+    return -XEN_EOPNOTSUPP
 
 
 def _pod_target(call: Call) -> int:
@@ -139,6 +142,9 @@ def _access_op(call: Call) -> int:
 
 
 def _claim_pages(call: Call) -> int:
+    if call.abi is Abi.X86_32:
+        # Unknown to real Xen's layer for 32-bit callers.
+        return -XEN_ENOSYS
     arg = call.copy_from(call.args[1], abi.xen_memory_reservation)
     known = arg.domid == 0 or call.domain.host.domain(arg.domid) is not None
     if arg.extent_start or arg.extent_order or arg.mem_flags or not known:

@@ -34,7 +34,7 @@ def symbol_module(table: dict[str, dict[str, int]]) -> str:
     lines = ['"""Offsets into stub.bin and rom.bin, in bytes; written by build.py."""', ""]
     for name, symbols in table.items():
         lines += [
-            f"{name.upper()}_{symbol.upper()} = {symbols[symbol]:#x}" for symbol in WANTED[name]
+            f"{name.upper()}_{symbol.upper()} = 0x{symbols[symbol]:X}" for symbol in WANTED[name]
         ]
     return "\n".join(lines) + "\n"
 

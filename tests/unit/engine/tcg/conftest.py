@@ -1,0 +1,63 @@
+"""What the tests of the embedded engine share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hvmlite.engine.memory import MachineMemory
+from hvmlite.engine.tcg.process import ENVIRONMENT, find_qemu
+from hvmlite.errors import EngineError
+
+MIB = 1 << 20
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not reaped, zombies included."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def memory() -> Iterator[MachineMemory]:
+    """A pool; nothing of it, no process and no file may be left in use."""
+    before = children(), descriptors()
+    pool = MachineMemory(8 * MIB)
+    free = pool.free_frames
+    yield pool
+    assert pool.free_frames == free
+    pool.close()
+    assert (children(), descriptors()) == before
+
+
+@pytest.fixture
+def fake_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a shell script in QEMU's place."""
+
+    def make(script: str) -> Path:
+        path = tmp_path / "qemu"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv(ENVIRONMENT, str(path))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    """The path of a real QEMU; skips where there is none."""
+    try:
+        return find_qemu()
+    except EngineError as error:
+        pytest.skip(str(error))
