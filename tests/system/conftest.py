@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,8 +69,8 @@ def uvm() -> Iterator[Boot]:
     """
     guests: list[Guest] = []
 
-    def boot(kernel: Path, *, shell: bool = False, **config: object) -> Guest:
-        made = (Shell if shell else Guest)(DomainConfig(kernel=kernel, **config))  # type: ignore[arg-type]
+    def boot(kernel: Path, *, shell: bool = False, **config: Any) -> Guest:
+        made = (Shell if shell else Guest)(DomainConfig(kernel=kernel, **config))
         guests.append(made)
         if isinstance(made, Shell):
             made.ready()

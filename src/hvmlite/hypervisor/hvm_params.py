@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import hvm
-from hvmlite.abi.errno import XEN_EINVAL, XEN_ENODEV, XEN_EPERM
+from hvmlite.abi.errno import XEN_EEXIST, XEN_EINVAL, XEN_ENODEV, XEN_EPERM
 from hvmlite.hypervisor.call import XenError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ GUEST_WRITES = GUEST_READS - {
     hvm.HVM_PARAM_ALTP2M,
 }
 
+_ALTP2M_FIXED = (4, 19)
+"""The release from which HVM_PARAM_ALTP2M is set when a domain is made, and never again."""
 _TYPE_SHIFT = 56
 _MASK32 = 0xFFFF_FFFF
 _SIZE_SHIFT = 32
@@ -73,6 +75,8 @@ class HvmParams:
 
     def set(self, vcpu: Vcpu, index: int, value: int) -> None:
         """Carries out the write of a guest's vCPU; raises XenError."""
+        if index == hvm.HVM_PARAM_ALTP2M and self._domain.release.pair >= _ALTP2M_FIXED:
+            raise XenError(XEN_EEXIST)
         _check(index, GUEST_WRITES)
         if index == hvm.HVM_PARAM_CALLBACK_IRQ:
             self._set_callback(value)

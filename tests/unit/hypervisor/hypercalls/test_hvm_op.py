@@ -65,6 +65,11 @@ def test_a_write_can_be_read_back(setup: Callable[..., Any]) -> None:
     assert set_param(guest, 36, 8) == 0
 
 
+def test_altp2m_is_fixed_since_4_19(setup: Callable[..., Any]) -> None:
+    assert set_param(setup(release=(4, 18)), 35, 1) == -1
+    assert set_param(setup(release=(4, 19)), 35, 1) == -17
+
+
 def test_whose_parameters(setup: Callable[..., Any]) -> None:
     guest, other = setup(), setup()
     assert get_param(guest, 2, 999)[0] == -3
