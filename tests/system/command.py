@@ -116,7 +116,7 @@ class Command:
     ) -> None:
         self.arguments = [*command_line(verb), *map(str, arguments)]
         self.mark = uuid.uuid4().hex
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         path = os.pathsep.join(filter(None, [str(SOURCE_DIR), os.environ.get("PYTHONPATH")]))
         self.begin = time.monotonic()
         self.process = subprocess.Popen(
@@ -126,7 +126,7 @@ class Command:
             stderr=self._stderr,
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": path, **(env or {}), MARK: self.mark},
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # noqa: PLW1509
             start_new_session=new_session,
         )
         self.pid = self.process.pid
@@ -258,9 +258,7 @@ def hvmlite(
     """Runs the command to its end with `data` on stdin; nothing of it may remain."""
     if stdin is None:
         stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
-    with Command(
-        *arguments, verb=verb, stdin=stdin, env=env, cwd=cwd, prepare=prepare
-    ) as command:
+    with Command(*arguments, verb=verb, stdin=stdin, env=env, cwd=cwd, prepare=prepare) as command:
         finished = command.finish(data, timeout)
         left = marked(command.mark)
     assert not left, f"processes {left} are left behind by {shlex.join(command.arguments)}"

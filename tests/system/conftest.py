@@ -84,9 +84,7 @@ def uvm() -> Iterator[Boot]:
 @pytest.fixture(scope="session")
 def debian(linux: Path, shell_cpio: Path) -> Iterator[Shell]:
     """One Debian guest for all tests that only look at it or leave no trace in it."""
-    guest = Shell(
-        DomainConfig(kernel=linux, ramdisk=shell_cpio, cmdline=QUIET, memory=512 << 20)
-    )
+    guest = Shell(DomainConfig(kernel=linux, ramdisk=shell_cpio, cmdline=QUIET, memory=512 << 20))
     try:
         guest.ready()
         yield guest

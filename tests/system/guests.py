@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 BOOT_LIMIT = 60.0
 """Seconds for a boot: a good one takes two, but the machine may be busy."""
-QUIET = "console=hvc0 panic=-1 loglevel=1"
+QUIET = "console=hvc0 panic=-1 loglevel=0"
 
 SPIN = b"\xeb\xfe"  # jmp .
 UD2 = b"\x0f\x0b"  # without an IDT: a triple fault

@@ -6,8 +6,10 @@ shutdown, nor crashes of several vCPUs at once.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ import pytest
 from .command import Command, Finished, hvmlite
 from .guests import HLT, QUIET, SPIN, UD2, machine_code, script_ramdisk
 
+RunScript = Callable[..., Finished]
+
 
 @pytest.fixture
-def run_script(linux: Path, tmp_path: Path):
+def run_script(linux: Path, tmp_path: Path) -> RunScript:
     """Boots Debian with a few commands as its whole userspace."""
 
     def run(script: str, *options: str, cmdline: str = QUIET) -> Finished:
@@ -28,14 +32,14 @@ def run_script(linux: Path, tmp_path: Path):
     return run
 
 
-def test_poweroff(run_script) -> None:
+def test_poweroff(run_script: RunScript) -> None:
     run = run_script("echo up; poweroff -f")
     assert run.status == 0, run
     assert run.output == "up\n"
     assert run.messages == ""
 
 
-def test_reboot_exit(run_script) -> None:
+def test_reboot_exit(run_script: RunScript) -> None:
     run = run_script("echo up; reboot -f", "--on-reboot", "exit")
     assert run.status == 0, run
     assert run.output == "up\n"
@@ -56,7 +60,7 @@ def test_reboot_restart(linux: Path, shell_cpio: Path) -> None:
 
 
 @pytest.mark.parametrize("panic", ["panic=-1", "panic=0"])
-def test_panic(run_script, panic: str) -> None:
+def test_panic(run_script: RunScript, panic: str) -> None:
     run = run_script("echo c > /proc/sysrq-trigger", cmdline=f"console=hvc0 loglevel=4 {panic}")
     assert run.status == 3, run
     assert "Kernel panic - not syncing: sysrq triggered crash" in run.output
@@ -185,14 +189,8 @@ def test_engine_is_killed(tmp_path: Path) -> None:
     """Our own failure, as far as the user can tell: status 1 and one line."""
     with Command(machine_code(tmp_path / "kernel", SPIN)) as command:
         engine = command.wait_for_engine()
-        signal.pidfd_send_signal(_pidfd(engine), signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)
         run = command.finish(timeout=20)
     assert run.status == 1, run
     assert len(run.lines) == 1, run
     assert "QEMU ended by signal 9" in run.messages
-
-
-def _pidfd(pid: int) -> int:
-    import os
-
-    return os.pidfd_open(pid)

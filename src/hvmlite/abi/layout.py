@@ -3,16 +3,24 @@
 The other modules of this package declare Xen's public structs with it; it knows no struct itself.
 Layout rules are the System V psABIs' (https://gitlab.com/x86-psABIs): on i386 a 64-bit integer is
 aligned to 4 bytes, which is why a 32-bit guest's structs differ in more than the pointer size.
+A declaration costs almost nothing until it is used: a run needs few of them, in one ABI.
 """
 
 import enum
-import inspect
 import struct
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, dataclass_transform
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    dataclass_transform,
+)
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
@@ -31,13 +39,17 @@ class Abi(enum.IntEnum):
         return 8 if self is Abi.X86_64 else 4
 
 
-@dataclass(frozen=True)
 class Scalar:
     """One integer: `struct` format character, then size and alignment in bytes, for each ABI."""
 
-    format: tuple[str, str]
-    size: tuple[int, int]
-    align: tuple[int, int]
+    __slots__ = ("align", "format", "size")
+
+    def __init__(
+        self, format: tuple[str, str], size: tuple[int, int], align: tuple[int, int]
+    ) -> None:
+        self.format = format
+        self.size = size
+        self.align = align
 
 
 def _scalar(format_char: str, size: int) -> Scalar:
@@ -64,72 +76,90 @@ xen_pfn: TypeAlias = Annotated[int, Scalar(("Q", "I"), (8, 4), (8, 4))]
 """xen_pfn_t: a guest or machine frame number."""
 
 
-@dataclass(frozen=True)
 class Array:
     """Field metadata: `count` elements in a row; `count32` where i386 has another number.
 
     Use as `Annotated[tuple[int, ...], Array(u32, 15)]`, or with a tuple of structs.
     """
 
-    element: object
-    count: int
-    count32: int | None = None
+    __slots__ = ("count", "count32", "element")
+
+    def __init__(self, element: object, count: int, count32: int | None = None) -> None:
+        self.element = element
+        self.count = count
+        self.count32 = count32
 
     def length(self, abi: Abi) -> int:
         """Number of elements in this ABI."""
         return self.count if abi is Abi.X86_64 or self.count32 is None else self.count32
 
 
-@dataclass(frozen=True)
 class Bytes:
     """Field metadata: a byte string of exactly `size` bytes; a shorter value is zero-filled."""
 
-    size: int
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
 
-@dataclass(frozen=True, init=False)
 class UnionOf:
     """Field metadata: a union, kept as the bytes of its largest member.
 
     Read a member with its own `Struct.unpack`; store one with `Struct.pack`.
     """
 
-    members: tuple[object, ...]
+    __slots__ = ("members",)
 
     def __init__(self, *members: object) -> None:
-        object.__setattr__(self, "members", members)
+        self.members = members
 
 
-@dataclass(frozen=True)
 class Only:
     """Field metadata: the field exists in one ABI only, and reads as zero in the other."""
 
-    element: object
-    abi: Abi
+    __slots__ = ("abi", "element")
+
+    def __init__(self, element: object, abi: Abi) -> None:
+        self.element = element
+        self.abi = abi
 
 
-@dataclass(frozen=True)
 class Field:
     """Where a field lies in one ABI: offset and size in bytes (size 0: absent in this ABI)."""
 
-    name: str
-    offset: int
-    size: int
+    __slots__ = ("name", "offset", "size")
+
+    def __init__(self, name: str, offset: int, size: int) -> None:
+        self.name = name
+        self.offset = offset
+        self.size = size
 
 
-@dataclass(frozen=True)
 class _Kind:
-    """What one field's declaration comes to in one ABI."""
+    """What one field's declaration comes to in one ABI.
 
-    format: str
-    size: int
-    align: int
-    values: int
-    """Number of values it takes in the struct codec."""
-    make: Callable[[tuple[Any, ...]], Any] | None
-    """Field value from its codec values; None: the one value as it is."""
-    flatten: Callable[[Any], Sequence[Any]] | None
-    """Codec values from the field value; None: the one value as it is."""
+    `values`: how many values it takes in the struct codec.  `make` gives the field value from
+    those, `flatten` those from the field value; None where the one value stays as it is.
+    """
+
+    __slots__ = ("align", "flatten", "format", "make", "size", "values")
+
+    def __init__(
+        self,
+        format: str,
+        size: int,
+        align: int,
+        values: int,
+        make: Callable[[tuple[Any, ...]], Any] | None,
+        flatten: Callable[[Any], Sequence[Any]] | None,
+    ) -> None:
+        self.format = format
+        self.size = size
+        self.align = align
+        self.values = values
+        self.make = make
+        self.flatten = flatten
 
 
 def _zero(_values: tuple[Any, ...]) -> int:
@@ -180,14 +210,38 @@ def _struct_array(
     return make, flatten
 
 
+def _bare(declared: object) -> object:
+    """What an alias such as `u32` or an Annotated field stands for: its field metadata."""
+    metadata = getattr(declared, "__metadata__", None)
+    return declared if metadata is None else metadata[0]
+
+
+def _check(declared: object) -> None:
+    """Refuse, when a struct is declared, what `_kind` could not resolve later."""
+    declared = _bare(declared)
+    if isinstance(declared, Array):
+        element = _bare(declared.element)
+        if not isinstance(element, Scalar) and not _is_struct(element):
+            raise TypeError(f"no array of {element!r}")
+    elif isinstance(declared, UnionOf):
+        for member in declared.members:
+            _check(member)
+    elif isinstance(declared, Only):
+        _check(declared.element)
+    elif not isinstance(declared, (Scalar, Bytes)) and not _is_struct(declared):
+        raise TypeError(f"{declared!r} has no layout")
+
+
+def _is_struct(declared: object) -> "TypeGuard[type[Struct]]":
+    return isinstance(declared, type) and issubclass(declared, Struct)
+
+
 def _kind(declared: object, abi: Abi) -> _Kind:
     """Resolve a declaration: an alias such as `u32`, a Struct class, or field metadata."""
-    metadata = getattr(declared, "__metadata__", None)
-    if metadata is not None:
-        declared = metadata[0]
+    declared = _bare(declared)
     if isinstance(declared, Scalar):
         return _Kind(declared.format[abi], declared.size[abi], declared.align[abi], 1, None, None)
-    if isinstance(declared, type) and issubclass(declared, Struct):
+    if _is_struct(declared):
         inner = declared.layout(abi)
         return _Kind(
             inner.format, inner.size, inner.align, inner.values, inner.build, inner.flatten
@@ -198,12 +252,10 @@ def _kind(declared: object, abi: Abi) -> _Kind:
     if isinstance(declared, Array):
         count = declared.length(abi)
         element = _kind(declared.element, abi)
-        if isinstance(declared.element, type) and issubclass(declared.element, Struct):
+        if _is_struct(declared.element):
             make, flatten = _struct_array(declared.element.layout(abi), count)
-        elif element.values == 1 and element.make is None and element.flatten is None:
-            make, flatten = tuple, _padded(count)
         else:
-            raise TypeError(f"no array of {declared.element!r}")
+            make, flatten = tuple, _padded(count)
         text = f"{count}{element.format}" if len(element.format) == 1 else element.format * count
         return _Kind(
             text, element.size * count, element.align, element.values * count, make, flatten
@@ -290,26 +342,63 @@ class Layout(typing.Generic[_S]):
             raise ValueError(f"{self.cls.__name__}.{name}: {error}") from None
 
 
+class _Declared:
+    """Stands in for a `Layout` until it is first used; then its struct has the real one."""
+
+    __slots__ = ("_abi", "_cls", "_declared", "_packed")
+
+    def __init__(
+        self, cls: "type[Struct]", declared: dict[str, object], abi: Abi, packed: bool
+    ) -> None:
+        self._cls = cls
+        self._declared = declared
+        self._abi = abi
+        self._packed = packed
+
+    def resolve(self) -> Layout[Any]:
+        """The layout itself.  Threads that come here at once make the same one twice."""
+        cls = self._cls
+        layout = Layout(cls, self._declared, self._abi, self._packed)
+        wide, narrow = cls._layouts
+        cls._layouts = (layout, narrow) if self._abi is Abi.X86_64 else (wide, layout)
+        return layout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.resolve(), name)
+
+
 def _default(declared: object, given: object) -> object:
     """The default of a field: what its declaration gave, or zero in the field's own type."""
-    sizes = [_kind(declared, abi) for abi in Abi]
-    metadata = getattr(declared, "__metadata__", (declared,))[0]
+    metadata = _bare(declared)
     if isinstance(metadata, Bytes | UnionOf):
         if given:
             return given
-        return bytes(sizes[0].size) if sizes[0].size == sizes[1].size else b""
+        size, size32 = (_kind(metadata, abi).size for abi in Abi)
+        return bytes(size) if size == size32 else b""
     if isinstance(metadata, Array):
         if given:
             return given
         same = metadata.length(Abi.X86_64) == metadata.length(Abi.X86_32)
-        element = metadata.element
-        if not same or (isinstance(element, type) and issubclass(element, Struct)):
-            return ()
-        return (0,) * metadata.count
+        return () if not same or _is_struct(metadata.element) else (0,) * metadata.count
     return given if given is not None else 0
 
 
-def _make_init(cls: "type[Struct]", declared: dict[str, object]) -> Callable[..., None]:
+def _init_later(
+    cls: "type[Struct]", declared: dict[str, object], given: Mapping[str, object]
+) -> Callable[..., None]:
+    """An `__init__` that gives way to the compiled one when the first instance is made."""
+
+    def init(self: Struct, *values: object, **named: object) -> None:
+        compiled = _make_init(cls, declared, given)
+        type.__setattr__(cls, "__init__", compiled)
+        compiled(self, *values, **named)
+
+    return init
+
+
+def _make_init(
+    cls: "type[Struct]", declared: dict[str, object], given: Mapping[str, object]
+) -> Callable[..., None]:
     """`__init__` with the fields as parameters: compiled, since a loop would be many times slower.
 
     A field that is a struct itself is made anew for each instance.
@@ -323,7 +412,7 @@ def _make_init(cls: "type[Struct]", declared: dict[str, object]) -> Callable[...
             parameters.append(f"{name}=None")
             body.append(f" self.{name} = _new_{name}() if {name} is None else {name}")
         else:
-            scope[f"_default_{name}"] = _default(declaration, cls.__dict__.get(name))
+            scope[f"_default_{name}"] = _default(declaration, given.get(name))
             parameters.append(f"{name}=_default_{name}")
             body.append(f" self.{name} = {name}")
     text = f"def __init__({', '.join(['self', *parameters])}):\n" + "\n".join(body or [" pass"])
@@ -344,31 +433,34 @@ class Struct:  # noqa: PLW1641 - fields are mutable, so an instance has no hash
     `class x(Struct, packed=True)` has no padding, as wire and firmware formats do.
     """
 
-    _layouts: ClassVar[tuple[Layout[Any], Layout[Any]]]
+    _layouts: ClassVar[tuple[Layout[Any] | _Declared, Layout[Any] | _Declared]]
 
     def __init_subclass__(cls, packed: bool = False) -> None:
-        declared: dict[str, object] = inspect.get_annotations(cls)
+        declared: dict[str, object] = dict(cls.__annotations__)
         if any(isinstance(value, str) for value in declared.values()):
             hints = typing.get_type_hints(cls, include_extras=True)
             declared = {name: hints[name] for name in declared}
         if cls.__mro__[1] is not Struct:
             raise TypeError(f"{cls.__name__}: a struct does not inherit from another struct")
-        for name in declared:
+        given = {}
+        for name, declaration in declared.items():
             if hasattr(Struct, name):
                 raise TypeError(f"{cls.__name__}.{name}: the name is taken by Struct")
-        cls._layouts = (
-            Layout(cls, declared, Abi.X86_64, packed),
-            Layout(cls, declared, Abi.X86_32, packed),
-        )
-        type.__setattr__(cls, "__init__", _make_init(cls, declared))
-        for name in declared:
+            _check(declaration)
             if name in cls.__dict__:
+                given[name] = cls.__dict__[name]
                 delattr(cls, name)
+        cls._layouts = (
+            _Declared(cls, declared, Abi.X86_64, packed),
+            _Declared(cls, declared, Abi.X86_32, packed),
+        )
+        type.__setattr__(cls, "__init__", _init_later(cls, declared, given))
 
     @classmethod
     def layout(cls, abi: Abi) -> Layout[Self]:
         """The sizes, offsets (bytes) and codec of this struct in one ABI."""
-        return cls._layouts[abi]
+        layout = cls._layouts[abi]
+        return layout.resolve() if isinstance(layout, _Declared) else layout
 
     @classmethod
     def sizeof(cls, abi: Abi = Abi.X86_64) -> int:

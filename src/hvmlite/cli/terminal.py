@@ -186,11 +186,12 @@ class ConsoleInput:
     def _read_file(self) -> None:
         if self._fd < 0:
             return
-        while room := self._console.input_room:
-            data = os.read(self._fd, min(_CHUNK, room))
-            if not data:
-                return
-            self._console.write(data)
+        if room := self._console.input_room:
+            if data := os.read(self._fd, min(_CHUNK, room)):
+                self._console.write(data)
+                # Behind the write, which only then has taken its share of the room.
+                self._host.soon(self._read_file)
+            return
         self._host.loop.timers.at(
             self._host.loop.clock.now() + int(_PAUSE * 1e9), self._read_file
         )

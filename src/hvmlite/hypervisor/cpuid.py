@@ -84,10 +84,10 @@ class CpuidPolicy:
         """eax, ebx, ecx, edx of a leaf on one vCPU in its present state."""
         if XEN_BASE <= leaf < XEN_BASE + 0x100:
             return xen_leaf(vcpu, leaf, subleaf)
-        sub = subleaf if leaf in _SUBLEAVED or leaf in _EXTENDED_SUBLEAVED else 0
-        if leaf == 0xD:
+        if leaf == _XSTATE:
             # Sizes depend on what the guest enabled in XCR0, which is in the CPU now.
-            return vcpu.engine.hardware_cpuid(leaf, sub)
+            return vcpu.engine.hardware_cpuid(leaf, subleaf)
+        sub = subleaf if leaf in _SUBLEAVED or leaf in _EXTENDED_SUBLEAVED else 0
         cached = self._cache.get((leaf, sub))
         if cached is None:
             cached = self._cache[(leaf, sub)] = self._constant(vcpu, leaf, sub)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from hvmlite.hypervisor.memory import Page
 
 _SAMPLES = 3
-_MOST_SAMPLES = 20
-_TIGHT = 10_000
+_MOST_SAMPLES = 30
+_TIGHT = 4_000
 """Nanoseconds within which a sample should be taken."""
-_PRECISION = 500
+_PRECISION = 2000
 """The first parameters are right to one part in this."""
 _LONGEST_BASELINE = 15_000_000
 _FIRST_RESYNC = 20_000_000
@@ -84,7 +84,7 @@ class TscCalibration:
         assert first is not None
         tsc, now, error = self._sample(engine)
         # Rather start later than give the guest a clock that is visibly wrong.
-        while now - first[1] < min((error + first[2]) * _PRECISION, _LONGEST_BASELINE):
+        while now - first[1] < min((error + first[2]) // 2 * _PRECISION, _LONGEST_BASELINE):
             tsc, now, error = self._sample(engine)
         elapsed, ticks = now - first[1], tsc - first[0]
         self.mul, self.shift = scale(elapsed, ticks)

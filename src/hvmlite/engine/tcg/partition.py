@@ -159,8 +159,12 @@ class TcgPartition(b.Partition):
             return
         last = (start + size - 1) >> PAGE_SHIFT
         if any(self.nested.executed[start >> PAGE_SHIFT : last + 1]):
-            physical = L.physical(start >> PAGE_SHIFT) | start & (PAGE_SIZE - 1)
-            self._dma.write(physical, data)
+            # What crosses the hole below 4 GiB is not in one piece for QEMU.
+            low = max(0, min(size, L.LOW_RAM_END - start))
+            for piece, at in ((data[:low], start), (data[low:], start + low)):
+                if piece:
+                    physical = L.physical(at >> PAGE_SHIFT) | at & (PAGE_SIZE - 1)
+                    self._dma.write(physical, piece)
         else:
             self.memory.u8[start : start + size] = data
 

@@ -69,7 +69,8 @@ class TcgVcpu(b.EngineVcpu):
         self._state_address = memory.address + mailbox + L.STATE
         self._kicked_address = memory.address + mailbox + L.KICKED
         self._asleep = (mailbox + L.ASLEEP) // 4
-        self._kicked = (mailbox + L.KICKED) // 4
+        self._stop = (mailbox + L.STOP) // 4
+        self._stop_address = memory.address + mailbox + L.STOP
         self._bell = (mailbox + L.BELL) // 4
         self._flags = (mailbox + L.FLAGS) // 4
         self._rbx = (mailbox + L.GENERAL["rbx"]) // 8
@@ -251,6 +252,8 @@ class TcgVcpu(b.EngineVcpu):
         if vector >= 0:
             self._u32[self._int_vector] = vector
             self._u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
+        # What an earlier kick was for has been seen to by now.
+        self._u32[self._stop] = 0
         atomics.exchange32(self._state_address, L.CMD_RUN)
         if self._u32[self._asleep]:
             self._partition.interrupt(self)
@@ -283,7 +286,8 @@ class TcgVcpu(b.EngineVcpu):
 
     def kick(self) -> None:
         """See `EngineVcpu.kick`."""
-        if self._started and self._u32[self._state] and not self._u32[self._kicked]:
+        if self._started and self._u32[self._state]:
+            atomics.exchange32(self._stop_address, 1)
             self._partition.interrupt(self)
 
     def mark_kicked(self) -> bool:

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from hvmlite.engine.memory import MachineMemory
+from hvmlite.engine.tcg import partition as partition_module
+from hvmlite.engine.tcg.partition import TcgPartition
 from hvmlite.engine.tcg.process import ENVIRONMENT, find_qemu
+from hvmlite.engine.tcg.selftest import flat_state
 from hvmlite.errors import EngineError
+
+from .fakes import FakeDma, FakeProcess, Machine
 
 MIB = 1 << 20
 
@@ -61,3 +66,30 @@ def qemu() -> str:
         return find_qemu()
     except EngineError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def machines(
+    memory: MachineMemory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Machine]]:
+    """Makes partitions without a QEMU: `machines(vcpus=2)`."""
+    monkeypatch.setattr(partition_module, "QemuProcess", FakeProcess)
+    monkeypatch.setattr(partition_module, "DmaDevice", FakeDma)
+    made: list[TcgPartition] = []
+
+    def make(vcpus: int = 1) -> Machine:
+        partition = TcgPartition(memory, vcpus)
+        made.append(partition)
+        return Machine(partition)
+
+    yield make
+    for partition in made:
+        partition.close()
+
+
+@pytest.fixture
+def machine(machines: Callable[..., Machine]) -> Machine:
+    """A partition of one vCPU without a QEMU, its vCPU in flat protected mode at 0x1000."""
+    made = machines()
+    made.vcpu.load(flat_state(0x1000))
+    return made

@@ -42,6 +42,7 @@
 #define MB_HSAVE        0xb8    /* u64 physical address */
 #define MB_CPUID        0xc0    /* u64 physical address of the CPUID table */
 #define MB_CPUIDS       0xc8    /* u32 CPUID exits answered here */
+#define MB_STOP         0xcc    /* u32 set by Python with every kick of a running guest */
 #define MB_CR4          0xd0    /* u64 the stub's own CR4 */
 
 #define FLAG_LOAD       1       /* VMLOAD before the next VMRUN; cleared by the stub */
@@ -57,6 +58,7 @@
 #define CMD_VMSAVE      7
 
 #define VMCB_EXITCODE   0x70
+#define VMCB_EXITINTINFO 0x88
 #define VMCB_CR4        0x548
 #define VMCB_RIP        0x578
 #define VMCB_RAX        0x5f8
@@ -137,6 +139,10 @@ command:
 
 /* ---- run the guest -------------------------------------------------------------------------- */
 run:    mov     MB_VMCB(%rsp),%rax
+        /* The interrupt of a kick may have been used up to wake this CPU for the command: what
+           says that the guest must come out is this word. */
+        cmpl    $0,MB_STOP(%rsp)
+        jne     stopped
         /* Have the guest's CR4 bits on which QEMU flushes its TLB and its table of translated code
            when they change: each VMRUN and #VMEXIT between two values costs one more flush. */
         mov     VMCB_CR4(%rax),%ecx
@@ -236,6 +242,11 @@ exited: mov     %rbx,MB_RBX(%rsp)
         nop
         clgi
 
+        jmp     done
+
+stopped:
+        movq    $EXIT_INTR,VMCB_EXITCODE(%rax)
+        movq    $0,VMCB_EXITINTINFO(%rax)
 done:   movl    $0,MB_STATE(%rsp)
         mfence
         cmpl    $0,MB_BELL(%rsp)
