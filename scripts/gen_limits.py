@@ -75,6 +75,13 @@ REMARKS = {
     "vm_assist": "only VMASST_TYPE_runstate_update_flag, others -EINVAL",
 }
 
+# Said of a hypercall as a whole, above the table of its operations.
+NOTES = {
+    "argo_op": "Only for a domain that the toolstack lets use Argo, which `hvmlite run` does not; "
+    "for all others -ENOSYS, as of a Xen that is built as usual.",
+    "vcpu_op": "A vCPU that does not exist is -ENOENT, whatever the operation.",
+}
+
 MSR_NAMES = {
     0x10: "TSC",
     0x1B: "APIC_BASE",
@@ -171,6 +178,8 @@ def hypercalls() -> str:
         if family.ops:
             rows = [operation(number, family.ops[number]) for number in sorted(family.ops)]
             parts.append(f"#### {family.name} ({family.number})")
+            if family.name in NOTES:
+                parts.append(NOTES[family.name])
             parts.append(table(("no.", "operation", "answer"), rows))
         elif family.why:
             answer = f"refused, {refusal_of(family)}: {family.why}"

@@ -23,6 +23,8 @@ QUIET = "console=hvc0 panic=-1 loglevel=0"
 SPIN = b"\xeb\xfe"  # jmp .
 UD2 = b"\x0f\x0b"  # without an IDT: a triple fault
 HLT = b"\xfa\xf4"  # cli; hlt: the vCPU is down for good
+# mov $__HYPERVISOR_xen_version, %eax; xor %ebx, %ebx; xor %ecx, %ecx; vmmcall; jmp to the start
+STORM = b"\xb8\x11\x00\x00\x00\x31\xdb\x31\xc9\x0f\x01\xd9\xeb\xf2"
 
 _READY = "shell guest is ready"
 

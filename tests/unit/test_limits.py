@@ -57,6 +57,7 @@ def test_remarks_are_about_operations_that_exist() -> None:
     whole = {family.name for family in FAMILIES if not family.ops}
     assert set(gen_limits.REMARKS) <= set(named) | whole
     assert set(gen_limits.REFUSES) <= set(named)
+    assert set(gen_limits.NOTES) <= {family.name for family in FAMILIES}
     assert not set(gen_limits.REMARKS) & set(gen_limits.REFUSES)
     # What is refused before anything looks at it says so itself.
     assert all(named[name].handler is not None for name in gen_limits.REFUSES)
@@ -64,7 +65,7 @@ def test_remarks_are_about_operations_that_exist() -> None:
 
 def test_a_family_that_decides_by_its_arguments_is_told_apart() -> None:
     answers = {family.name: gen_limits.refusal_of(family) for family in FAMILIES if family.why}
-    assert answers["argo_op"] == "-ENOSYS"
+    assert answers["xsm_op"] == "-ENOSYS"
     assert answers["console_io"] == "-EPERM"
     assert answers["domctl"] == "an errno by its arguments, as Xen's"
 

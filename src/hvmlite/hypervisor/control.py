@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from hvmlite.engine.base import CpuState, Engine
 from hvmlite.engine.memory import PAGE_SHIFT
+from hvmlite.hypervisor.argo import Argo
 from hvmlite.hypervisor.clock import Clock
 from hvmlite.hypervisor.cpuid import CpuidPolicy
 from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
@@ -183,6 +184,10 @@ class Control:
     def bind_port(self, domain: Domain, port: int, callback: Callable[[], None]) -> BackendPort:
         """Binds a channel that the guest allocated for domain 0."""
         return domain.evtchn.bind_backend(port, callback)
+
+    def enable_argo(self, domain: Domain, *, permissive: bool) -> None:
+        """Lets it use Argo before it runs; `permissive`: also with rings that all may send to."""
+        domain.argo = Argo(domain, permissive=permissive)
 
     def seed_grant(self, domain: Domain, ref: int, gfn: int) -> None:
         """Grants domain 0 one of the guest's pages in a reserved entry (console, xenstore)."""

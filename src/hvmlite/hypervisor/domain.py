@@ -25,6 +25,7 @@ from hvmlite.hypervisor.vcpu import Vcpu
 from hvmlite.hypervisor.watchdog import Watchdogs
 
 if TYPE_CHECKING:
+    from hvmlite.hypervisor.argo import Argo
     from hvmlite.hypervisor.cpuid import CpuidPolicy
     from hvmlite.hypervisor.host import Host
     from hvmlite.hypervisor.msr import MsrDevice
@@ -119,6 +120,7 @@ class Domain:
             self.place_vcpu_info(vcpu)
         self.evtchn = EventChannels(self)
         self.grants = GrantTable(self)
+        self.argo: Argo | None = None
         host.add_reader(self.partition.doorbell, self.partition.clear_doorbell)
         host.domains[domid] = self
 
@@ -247,6 +249,8 @@ class Domain:
         self.host.remove_reader(self.partition.doorbell)
         # First of all nothing of the guest may run: what follows frees its frames.
         self.partition.close()
+        if self.argo is not None:
+            self.argo.destroy()
         self.evtchn.destroy()
         self.grants.destroy()
         for vcpu in self.vcpus:

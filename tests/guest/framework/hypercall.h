@@ -47,7 +47,7 @@ static inline long hypercall5(u32 nr, ulong a1, ulong a2, ulong a3, ulong a4, ul
     return HYPERCALL_ASM(HYPERCALL_PAGE_INSN, ax);
 }
 
-static inline long hypercall_inline(u32 nr, ulong a1, ulong a2, ulong a3, ulong a4, ulong a5)
+static inline long hypercall_inline(ulong nr, ulong a1, ulong a2, ulong a3, ulong a4, ulong a5)
 {
     ulong ax = nr;
     if (hypercall_vmmcall)

@@ -22,9 +22,12 @@ _PF = 14
 _DF = 1 << 10
 _LONGEST_INSTRUCTION = 15
 _IO_REP = 1 << 3
-_IO_A16 = 1 << 7
-_IO_A32 = 1 << 8
-_IO_SEGMENT_SHIFT = 10
+_ADDRESS_SIZE_PREFIX = 0x67
+_SEGMENT_PREFIXES = {
+    0x26: Segment.ES, 0x2E: Segment.CS, 0x36: Segment.SS,
+    0x3E: Segment.DS, 0x64: Segment.FS, 0x65: Segment.GS,
+}  # fmt: skip
+_OTHER_PREFIXES = (0x66, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50))
 _STRING_LIMIT = 1024
 """Bytes of INS or OUTS that one exit carries; the guest goes on with the rest."""
 
@@ -127,7 +130,7 @@ class StringIo:
         self._vcpu = vcpu
         self._info = info
         self._size = size
-        self._width = 2 if info & _IO_A16 else 4 if info & _IO_A32 else 8
+        self._width, self._segment = _string_operand(vcpu)
         self._memory = LinearMemory(vcpu, partition, lambda _a, _s: 0, lambda _a, _s, _v: None)
         mask = (1 << 8 * self._width) - 1
         self._mask = mask
@@ -138,16 +141,19 @@ class StringIo:
 
     def fetch(self) -> bytes:
         """The bytes that OUTS writes; raises PageFault."""
-        segment = Segment((self._info >> _IO_SEGMENT_SHIFT) & 7)
-        base = self._memory.segment_base(segment) if self._width < 8 or segment >= 4 else 0
-        address = base + (self._vcpu.get("rsi") & self._mask)
+        address = self._base(self._segment) + (self._vcpu.get("rsi") & self._mask)
         return self._memory.read_linear(address, self.items * self._size)
 
     def store(self, value: int) -> None:
         """Puts what INS reads, the same value for each item; raises PageFault."""
-        base = self._memory.segment_base(Segment.ES) if self._width < 8 else 0
+        address = self._base(Segment.ES) + (self._vcpu.get("rdi") & self._mask)
         item = (value & ((1 << 8 * self._size) - 1)).to_bytes(self._size, "little")
-        self._memory.write_linear(base + (self._vcpu.get("rdi") & self._mask), item * self.items)
+        self._memory.write_linear(address, item * self.items)
+
+    def _base(self, segment: Segment) -> int:
+        if self._vcpu.mode == 64 and segment not in (Segment.FS, Segment.GS):
+            return 0
+        return self._memory.segment_base(segment)
 
     def step(self, index: str) -> None:
         """Moves the index and count registers on."""
@@ -160,6 +166,23 @@ class StringIo:
         new = old + amount & self._mask
         # 32-bit results clear the upper half, 16-bit ones leave the rest alone.
         self._vcpu.set(name, new if self._width >= 4 else old & ~self._mask | new)
+
+
+def _string_operand(vcpu: TcgVcpu) -> tuple[int, Segment]:
+    """The width of the index register (bytes) and the segment of OUTS, by the code at rip.
+
+    EXITINFO1 has them on real hardware; QEMU leaves them out.
+    """
+    mode = vcpu.mode
+    width, segment = mode // 8, Segment.DS
+    for byte in vcpu.fetch(_LONGEST_INSTRUCTION):
+        if byte == _ADDRESS_SIZE_PREFIX:
+            width = 2 if mode == 32 else 4
+        elif byte in _SEGMENT_PREFIXES:
+            segment = _SEGMENT_PREFIXES[byte]
+        elif byte not in _OTHER_PREFIXES:
+            break
+    return width, segment
 
 
 def begin_string(

@@ -145,8 +145,8 @@ class TcgPartition(b.Partition):
         deadline = time.monotonic() + _FLUSH_TIMEOUT
         for vcpu in running:
             while not vcpu.exited():
+                self.check_alive()
                 if time.monotonic() > deadline:
-                    self.check_alive()
                     raise EngineError(f"vCPU {vcpu.index} of QEMU does not stop")
                 time.sleep(0.00005)
         self.nested.flushed()

@@ -70,7 +70,6 @@ FAMILIES: tuple[Family, ...] = (
         "for domain 0; a domU may only write, and only to a debug build",
     ),
     refused(xen.__HYPERVISOR_xsm_op, "xsm_op", XEN_ENOSYS, _NOT_BUILT),
-    refused(xen.__HYPERVISOR_argo_op, "argo_op", XEN_ENOSYS, _NOT_BUILT),
     refused(xen.__HYPERVISOR_tmem_op, "tmem_op", XEN_ENOSYS, "gone from Xen since 4.13"),
     refused(xen.__HYPERVISOR_xenpmu_op, "xenpmu_op", XEN_EOPNOTSUPP, "no virtual PMU"),
     refused(xen.__HYPERVISOR_hypfs_op, "hypfs_op", XEN_EPERM, "for a control domain"),

@@ -9,6 +9,7 @@ from hvmlite.abi.errno import XEN_ENOSYS
 from hvmlite.hypervisor.event_channel import OPS as EVENT_CHANNEL_OPS
 from hvmlite.hypervisor.grant_table import FAMILY as GRANT_TABLE_OP
 from hvmlite.hypervisor.hypercalls import (
+    argo_op,
     hvm_op,
     misc,
     multicall,
@@ -53,6 +54,7 @@ FAMILIES: tuple[Family, ...] = (
     sched_op.FAMILY,
     EVENT_CHANNEL_OP,
     hvm_op.FAMILY,
+    argo_op.FAMILY,
     multicall.family(HYPERCALLS),
     *misc.FAMILIES,
     *privileged.FAMILIES,

@@ -20,8 +20,8 @@ from hvmlite.errors import EngineError
 from .fakes import Machine
 
 IN, STRING, REP = 1, 1 << 2, 1 << 3
-A16, A32, A64 = 1 << 7, 1 << 8, 1 << 9
-ES, CS, SS, DS, FS, GS = (number << 10 for number in range(6))
+PREFIXES = {"es": b"\x26", "cs": b"\x2e", "ss": b"\x36", "ds": b"\x3e", "fs": b"\x64", "gs": b"\x65"}
+ADDRESS_SIZE = b"\x67"
 DF = 1 << 10
 PF_EVENT = 1 << 31 | 1 << 11 | 3 << 8 | 14
 DATA = 0x20_0000
@@ -32,8 +32,23 @@ def io(port: int, size: int, flags: int) -> int:
     return port << 16 | size << 4 | flags
 
 
-def start_string(machine: Machine, size: int, flags: int, port: int = 0xE9) -> b.PortIo | None:
-    exit_ = machine.run(L.EXIT_IO, io(port, size, flags | STRING), NEXT_RIP)
+def set_mode(machine: Machine, bits: int) -> None:
+    access = {16: 0x09B, 32: 0xC9B, 64: 0xA9B}[bits]
+    machine.vcpu.set_segment("cs", b.Segment(0, 0, 0xFFFF_FFFF, access))
+    machine.vcpu.set_raw("efer", 1 << 10 if bits == 64 else 0)
+    assert machine.vcpu.mode == bits
+
+
+def start_string(
+    machine: Machine, size: int, flags: int, prefix: bytes = b""
+) -> b.PortIo | None:
+    """INS or OUTS at 0x1000, with what QEMU says of it: neither address size nor segment."""
+    if machine.partition.frame_at(0x1000) < 0:
+        machine.place(0x1000, bytes(16))
+    code = prefix + (b"\xf3" if flags & REP else b"") + (b"\x6c" if flags & IN else b"\x6e")
+    start = machine.partition.frame_at(0x1000) << 12
+    machine.partition.memory.u8[start : start + 16] = code.ljust(16, b"\x65")
+    exit_ = machine.run(L.EXIT_IO, io(0xE9, size, flags | STRING), NEXT_RIP)
     assert exit_ is None or isinstance(exit_, b.PortIo)
     return exit_
 
@@ -47,7 +62,7 @@ def test_outs_moves_one_item(machine: Machine, size: int) -> None:
     machine.place(DATA, b"abcdefgh")
     vcpu.set("rsi", DATA + 1)
     vcpu.set("rcx", 5)
-    exit_ = start_string(machine, size, A32 | DS)
+    exit_ = start_string(machine, size, 0)
     assert exit_ is not None
     assert (exit_.write, exit_.string, exit_.port, exit_.size) == (True, True, 0xE9, size)
     assert exit_.data == b"bcdefgh"[:size]
@@ -62,7 +77,7 @@ def test_rep_outs_in_one_go(machine: Machine) -> None:
     machine.place(DATA, b"Hello, world")
     vcpu.set("rsi", DATA)
     vcpu.set("rcx", 12)
-    exit_ = start_string(machine, 1, A32 | DS | REP)
+    exit_ = start_string(machine, 1, REP)
     assert exit_ is not None
     assert exit_.data == b"Hello, world"
     vcpu.complete_out()
@@ -78,7 +93,7 @@ def test_a_long_rep_takes_several_exits(machine: Machine) -> None:
     seen = b""
     for _ in range(3):
         assert vcpu.get("rip") == 0x1000
-        exit_ = start_string(machine, 1, A32 | DS | REP)
+        exit_ = start_string(machine, 1, REP)
         assert exit_ is not None
         assert len(exit_.data) == 1024
         seen += exit_.data
@@ -92,7 +107,8 @@ def test_an_endless_count_is_bounded(machine: Machine) -> None:
     machine.place(DATA, bytes(8192))
     vcpu.set("rsi", DATA)
     vcpu.set("rcx", (1 << 64) - 1)
-    exit_ = start_string(machine, 4, A64 | DS | REP)
+    set_mode(machine, 64)
+    exit_ = start_string(machine, 4, REP)
     assert exit_ is not None
     assert len(exit_.data) == 1024
     vcpu.complete_out()
@@ -100,49 +116,62 @@ def test_an_endless_count_is_bounded(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "index", "after"),
+    ("bits", "prefix", "index", "after"),
     [
-        (A16, 0xAAAA_BBBB_CCCC_FFFF, 0xAAAA_BBBB_CCCC_0000),
-        (A32, 0xAAAA_BBBB_FFFF_FFFF, 0),
-        (A64, 0x0000_7FFF_FFFF_FFFF, 0x0000_8000_0000_0000),
+        (16, b"", 0xAAAA_BBBB_CCCC_FFFF, 0xAAAA_BBBB_CCCC_0000),
+        (16, ADDRESS_SIZE, 0xAAAA_BBBB_FFFF_FFFF, 0),
+        (32, b"", 0xAAAA_BBBB_FFFF_FFFF, 0),
+        (32, ADDRESS_SIZE, 0xAAAA_BBBB_CCCC_FFFF, 0xAAAA_BBBB_CCCC_0000),
+        (64, b"", 0x0000_7FFF_FFFF_FFFF, 0x0000_8000_0000_0000),
+        (64, ADDRESS_SIZE, 0xAAAA_BBBB_FFFF_FFFF, 0),
+        (64, b"\x48", 0x0000_7FFF_FFFF_FFFF, 0x0000_8000_0000_0000),
+        (32, b"\x66\x3e", 0xAAAA_BBBB_FFFF_FFFF, 0),
     ],
 )
 def test_index_registers_wrap_at_the_address_size(
-    machine: Machine, flags: int, index: int, after: int
+    machine: Machine, bits: int, prefix: bytes, index: int, after: int
 ) -> None:
     vcpu = machine.vcpu
+    set_mode(machine, bits)
     vcpu.translate = lambda address, **_: address & 0xFFFF  # type: ignore[method-assign]
     machine.place(0xFFFF, b"x")
     vcpu.set("rsi", index)
-    exit_ = start_string(machine, 1, flags | DS)
+    exit_ = start_string(machine, 1, 0, prefix)
     assert exit_ is not None
     assert exit_.data == b"x"
     vcpu.complete_out()
     assert vcpu.get("rsi") == after
 
 
-@pytest.mark.parametrize(("segment", "name"), [(DS, "ds"), (ES, "es"), (CS, "cs"), (FS, "fs")])
-def test_outs_heeds_the_segment(machine: Machine, segment: int, name: str) -> None:
+@pytest.mark.parametrize("name", PREFIXES)
+def test_outs_heeds_the_segment(machine: Machine, name: str) -> None:
     vcpu = machine.vcpu
-    vcpu.set_segment(name, b.Segment(0, DATA, 0xFFFF_FFFF, 0xC93))
     machine.place(DATA + 0x10, b"z")
     vcpu.set("rsi", 0x10)
-    exit_ = start_string(machine, 1, A32 | segment)
+    if name == "cs":
+        vcpu.set("rip", 0x1000 - DATA & 0xFFFF_FFFF)
+    access = 0xC9B if name == "cs" else 0xC93
+    vcpu.set_segment(name, b.Segment(0, DATA, 0xFFFF_FFFF, access))
+    exit_ = start_string(machine, 1, 0, PREFIXES[name])
     assert exit_ is not None
     assert exit_.data == b"z"
 
 
-def test_in_64_bit_mode_only_fs_and_gs_have_a_base(machine: Machine) -> None:
+@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("size_prefix", [b"", ADDRESS_SIZE])
+def test_in_64_bit_mode_only_fs_and_gs_have_a_base(
+    machine: Machine, name: str, size_prefix: bytes
+) -> None:
     vcpu = machine.vcpu
-    for name in ("ds", "gs"):
-        vcpu.set_segment(name, b.Segment(0, 0x1000, 0xFFFF_FFFF, 0xC93))
-    machine.place(DATA, b"D")
-    machine.place(DATA + 0x1000, b"G")
+    set_mode(machine, 64)
+    for each in ("ds", "es", "ss", "fs", "gs"):
+        vcpu.set_segment(each, b.Segment(0, 0x1000, 0xFFFF_FFFF, 0xC93))
+    machine.place(DATA, b"0")
+    machine.place(DATA + 0x1000, b"B")
     vcpu.set("rsi", DATA)
-    for segment, data in ((DS, b"D"), (GS, b"G")):
-        exit_ = start_string(machine, 1, A64 | segment)
-        assert exit_ is not None
-        assert exit_.data == data
+    exit_ = start_string(machine, 1, 0, size_prefix + PREFIXES[name])
+    assert exit_ is not None
+    assert exit_.data == (b"B" if name in ("fs", "gs") else b"0")
 
 
 def test_backwards_goes_item_by_item(machine: Machine) -> None:
@@ -153,7 +182,7 @@ def test_backwards_goes_item_by_item(machine: Machine) -> None:
     vcpu.set("rcx", 2)
     seen = b""
     for _ in range(2):
-        exit_ = start_string(machine, 2, A32 | DS | REP)
+        exit_ = start_string(machine, 2, REP)
         assert exit_ is not None
         seen += exit_.data
         vcpu.complete_out()
@@ -170,7 +199,7 @@ def test_rep_ins_stores_every_item(machine: Machine, size: int) -> None:
     machine.place(DATA, b"........" * 4)
     vcpu.set("rdi", DATA + 1)
     vcpu.set("rcx", 3)
-    exit_ = start_string(machine, size, A32 | IN | REP)
+    exit_ = start_string(machine, size, IN | REP)
     assert exit_ is not None
     assert (exit_.write, exit_.data) == (False, b"")
     vcpu.complete_in(0xFFFF_FFFF)
@@ -184,7 +213,7 @@ def test_ins_goes_through_es(machine: Machine) -> None:
     vcpu.set_segment("es", b.Segment(0, DATA, 0xFFFF_FFFF, 0xC93))
     machine.place(DATA, b"....")
     vcpu.set("rdi", 1)
-    start_string(machine, 1, A32 | IN | FS)
+    start_string(machine, 1, IN, PREFIXES["fs"])
     vcpu.complete_in(0x41)
     assert machine.peek(DATA, 4) == b".A.."
 
@@ -193,7 +222,7 @@ def test_ins_into_code_goes_the_way_that_qemu_notices(machine: Machine) -> None:
     frame = machine.place(DATA, b"....")
     machine.partition.nested.executed[frame] = 1
     machine.vcpu.set("rdi", DATA)
-    start_string(machine, 1, A32 | IN)
+    start_string(machine, 1, IN)
     machine.vcpu.complete_in(0x41)
     assert machine.dma.writes == [(frame << 12, b"A")]
 
@@ -228,7 +257,7 @@ def test_against_items_one_by_one(machine: Machine, data: st.DataObject) -> None
     expected = [bytes(model[at + i * step : at + i * step + size]) for i in range(count)]
     seen: list[bytes] = []
     while vcpu.get("rip") == 0x1000:
-        exit_ = start_string(machine, size, (DS if write else IN) | A32 | REP)
+        exit_ = start_string(machine, size, (0 if write else IN) | REP)
         assert exit_ is not None
         if write:
             seen += [exit_.data[i : i + size] for i in range(0, len(exit_.data), size)]
@@ -264,7 +293,7 @@ def test_a_page_fault_of_outs_is_the_guests(machine: Machine) -> None:
     vcpu = machine.vcpu
     vcpu.set("rsi", 0x40_2000)
     vcpu.set("rcx", 2)
-    assert start_string(machine, 1, A32 | DS | REP) is None
+    assert start_string(machine, 1, REP) is None
     assert vcpu.get("cr2") == 0x40_2000
     assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == PF_EVENT
     assert (vcpu.get("rip"), vcpu.get("rcx"), vcpu.get("rsi")) == (0x1000, 2, 0x40_2000)
@@ -275,7 +304,7 @@ def test_a_page_fault_of_ins_is_the_guests(machine: Machine) -> None:
     vcpu = machine.vcpu
     vcpu.set("rdi", 0x40_0010)
     vcpu.set("rcx", 4)
-    assert start_string(machine, 1, A32 | IN | REP) is not None
+    assert start_string(machine, 1, IN | REP) is not None
     vcpu.complete_in(0xFF)
     assert vcpu.get("cr2") == 0x40_0010
     assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == PF_EVENT | 3 << 32
@@ -288,12 +317,12 @@ def test_string_io_on_a_hole(machine: Machine) -> None:
     vcpu.set("rsi", 0xD000_0000)
     vcpu.set("rdi", 0xD000_0000)
     vcpu.set("rcx", 3)
-    exit_ = start_string(machine, 2, A32 | DS | REP)
+    exit_ = start_string(machine, 2, REP)
     assert exit_ is not None
     assert exit_.data == bytes(6)
     vcpu.complete_out()
     vcpu.set("rcx", 3)
-    start_string(machine, 2, A32 | IN | REP)
+    start_string(machine, 2, IN | REP)
     vcpu.complete_in(0xFFFF)
     assert vcpu.get("rcx") == 0
 
