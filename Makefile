@@ -2,7 +2,7 @@
 
 python := .venv/bin/python
 
-.PHONY: help setup demo test test-full bench clean
+.PHONY: help setup demo test test-full bench docs clean
 
 help:
 	@echo 'make setup      install what is missing: Debian packages, .venv, guest kernels'
@@ -10,6 +10,7 @@ help:
 	@echo 'make test       linters, type checker and tests, but for the slow ones'
 	@echo 'make test-full  the slow tests too'
 	@echo 'make bench      boot time against plain QEMU'
+	@echo 'make docs       write the generated tables of docs/limits.md'
 	@echo 'make clean      remove what the build made, guest kernels included'
 
 setup:
@@ -26,6 +27,9 @@ test-full: setup
 
 bench: setup
 	@$(python) benchmarks/boot.py
+
+docs: setup
+	@$(python) scripts/gen_limits.py
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

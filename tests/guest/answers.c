@@ -8,7 +8,7 @@
  *
  * Variants: hvm64
  * Options: --memory 128M --vcpus 2 --cmdline "hello world" --xen-version 4.17
- * Sources: answers/*.c
+ * Sources: answers/*.[ch]
  * Driven by: test_answers
  */
 #include "answers/answers.h"

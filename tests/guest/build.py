@@ -75,6 +75,7 @@ class Guest:
       Options: words           further options for `hvmlite run`
       Expect: regex            a console line that must match, may be repeated
       Driven by: module        not for the harness; that test runs it
+      Sources: pattern         further files, relative to this folder; the *.c are compiled
     """
 
     name: str
@@ -83,12 +84,14 @@ class Guest:
     expect: tuple[str, ...] = ()
     driven_by: str = ""
     source: Path = field(default=GUEST_DIR, compare=False)
+    more_sources: tuple[Path, ...] = field(default=(), compare=False)
 
 
 def _parse(source: Path) -> Guest:
     text = source.read_text()
     comment = text[: text.find("*/")] if text.startswith("/*") else ""
-    found: dict[str, list[str]] = {"Variants": [], "Options": [], "Expect": [], "Driven by": []}
+    keys = ("Variants", "Options", "Expect", "Driven by", "Sources")
+    found: dict[str, list[str]] = {key: [] for key in keys}
     for line in comment.splitlines():
         key, colon, value = line.lstrip(" *").partition(": ")
         if colon and key in found:
@@ -103,6 +106,7 @@ def _parse(source: Path) -> Guest:
         expect=tuple(found["Expect"]),
         driven_by=" ".join(found["Driven by"]),
         source=source,
+        more_sources=tuple(p for each in found["Sources"] for p in sorted(GUEST_DIR.glob(each))),
     )
 
 
@@ -181,10 +185,11 @@ def build_guest(name: str, variant: str = "hvm64", cache_dir: Path | None = None
     wrong, and KeyError for a guest or a variant that does not exist.
     """
     mode = VARIANTS[variant]
-    source = guests()[name].source
+    guest = guests()[name]
+    sources = [guest.source, *(p for p in guest.more_sources if p.suffix == ".c")]
     cache_dir = cache_dir or CACHE_DIR
     cache_dir.mkdir(parents=True, exist_ok=True)
-    target = cache_dir / f"{name}-{variant}-{_digest(mode, [source])}.elf"
+    target = cache_dir / f"{name}-{variant}-{_digest(mode, [guest.source, *guest.more_sources])}.elf"
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
@@ -193,7 +198,8 @@ def build_guest(name: str, variant: str = "hvm64", cache_dir: Path | None = None
         _run(
             [
                 *(_compiler(), *mode.flags, "-I", str(FRAMEWORK_DIR), *link.split()),
-                *("-T", str(FRAMEWORK_DIR / "link.ld"), "-o", str(out), str(source)),
+                *("-T", str(FRAMEWORK_DIR / "link.ld"), "-o", str(out)),
+                *map(str, sources),
                 *map(str, _framework_objects(mode, cache_dir)),
             ]
         )

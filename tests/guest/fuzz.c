@@ -16,6 +16,8 @@
 #include "guest.h"
 #include "layout.h"
 
+#include <xen/argo.h>
+
 const char test_title[] = "Random hypercalls";
 
 #define ARENA_PAGES 128u
@@ -174,6 +176,9 @@ static bool is_ram(ulong address)
     return kept;
 }
 
+/* Pages that were found to be no RAM, until the next healing. */
+static bool gone[ARENA_PAGES];
+
 /* Brings back what earlier calls took away, as far as there is memory left. */
 static void heal(void)
 {
@@ -185,8 +190,7 @@ static void heal(void)
         struct xen_memory_reservation r = {.nr_extents = 1, .domid = DOMID_SELF};
 
         set_xen_guest_handle(r.extent_start, &frame);
-        if (!is_ram(arena + i * PAGE_SIZE))
-            memory_op(XENMEM_populate_physmap, &r);
+        gone[i] = !is_ram(arena + i * PAGE_SIZE) && memory_op(XENMEM_populate_physmap, &r) != 1;
     }
     add_to_physmap(XENMAPSPACE_grant_table, 0, table_gfn);
     if (!grant_table_op(GNTTABOP_get_version, &version, 1))
@@ -199,10 +203,11 @@ static void heal(void)
 static u8 *page(void)
 {
     for (unsigned int i = 0; i < 8; i++) {
-        ulong p = arena + below(ARENA_PAGES) * PAGE_SIZE;
+        u32 n = below(ARENA_PAGES);
 
-        if (is_ram(p))
-            return (u8 *)p;
+        gone[n] = gone[n] || !is_ram(arena + n * PAGE_SIZE);
+        if (!gone[n])
+            return (u8 *)(arena + n * PAGE_SIZE);
     }
     return NULL;
 }
@@ -657,6 +662,62 @@ static void make_hvm(u32 cmd, void *p)
     }
 }
 
+static void make_argo(struct call *c, void *p)
+{
+    c->a[2] = c->a[3] = c->a[4] = 0;
+    switch (c->a[0]) {
+    case XEN_ARGO_OP_register_ring: {
+        MAKE(xen_argo_register_ring_t);
+        u64 *list = fresh();
+
+        op->aport = FIELD(below(4));
+        op->partner_id = one_in(2) ? own : XEN_ARGO_DOMID_ANY;
+        op->pad = 0;
+        op->len = FIELD((one_in(8) ? below(3000) : 4 + below(16)) * XEN_ARGO_MSG_SLOT_SIZE);
+        for (unsigned int i = 0; list && i < 12; i++)
+            list[i] = FIELD((u64)gfn());
+        c->a[2] = (ulong)list;
+        c->a[3] = FIELD((ulong)(op->len + sizeof(xen_argo_ring_t) + PAGE_SIZE - 1) >> PAGE_SHIFT);
+        c->a[4] = one_in(4);
+        break;
+    }
+    case XEN_ARGO_OP_unregister_ring: {
+        MAKE(xen_argo_unregister_ring_t);
+
+        op->aport = FIELD(below(4));
+        op->partner_id = one_in(2) ? own : XEN_ARGO_DOMID_ANY;
+        op->pad = FIELD((u16)0);
+        break;
+    }
+    case XEN_ARGO_OP_sendv: {
+        MAKE(xen_argo_send_addr_t);
+        xen_argo_iov_t *iov = fresh();
+
+        op->src = (xen_argo_addr_t){.aport = below(4), .domain_id = own};
+        op->dst = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = one_in(16) ? domid() : own};
+        for (unsigned int i = 0; iov && i < 4; i++) {
+            set_xen_guest_handle(iov[i].iov_hnd, (u8 *)arena_address());
+            iov[i].iov_len = FIELD(below(100));
+            iov[i].pad = 0;
+        }
+        c->a[2] = (ulong)iov;
+        c->a[3] = FIELD((ulong)below(5));
+        c->a[4] = (ulong)(u32)rnd();
+        break;
+    }
+    case XEN_ARGO_OP_notify: {
+        xen_argo_ring_data_ent_t *entry = (void *)((u8 *)p + 8);
+
+        *(u32 *)p = FIELD(below(4));
+        for (unsigned int i = 0; i < 4; i++) {
+            entry[i].ring = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = own};
+            entry[i].space_required = FIELD(below(4000));
+        }
+        break;
+    }
+    }
+}
+
 static const struct {
     u8 nr, weight, commands;
 } families[] = {
@@ -668,11 +729,11 @@ static const struct {
     {__HYPERVISOR_physdev_op, 2, 34},       {__HYPERVISOR_console_io, 1, 4},
     {__HYPERVISOR_sysctl, 1, 30},           {__HYPERVISOR_domctl, 1, 90},
     {__HYPERVISOR_platform_op, 1, 70},      {__HYPERVISOR_dm_op, 1, 4},
-    {__HYPERVISOR_mmuext_op, 1, 4},         {__HYPERVISOR_argo_op, 4, 7},
+    {__HYPERVISOR_mmuext_op, 1, 4},         {__HYPERVISOR_argo_op, 8, 6},
     {__HYPERVISOR_xenpmu_op, 1, 8},         {__HYPERVISOR_xsm_op, 1, 4},
     {__HYPERVISOR_arch_1, 1, 4},            {__HYPERVISOR_hypfs_op, 1, 6},
 };
-#define WEIGHTS 144u
+#define WEIGHTS 148u
 
 static void random_call(struct call *c, bool nested);
 
@@ -751,6 +812,9 @@ static void random_call(struct call *c, bool nested)
         break;
     case __HYPERVISOR_hvm_op:
         make_hvm(cmd, p);
+        break;
+    case __HYPERVISOR_argo_op:
+        make_argo(c, p);
         break;
     case __HYPERVISOR_sysctl:
     case __HYPERVISOR_domctl:
@@ -855,7 +919,7 @@ static void guard_sched(struct call *c)
     }
 }
 
-static void guard(struct call *c)
+static void guard(struct call *c, bool nested)
 {
     switch ((u32)c->nr) {
     case __HYPERVISOR_memory_op:
@@ -879,9 +943,13 @@ static void guard(struct call *c)
         }
         break;
     case __HYPERVISOR_vcpu_op:
-        if (((u32)c->a[0] == VCPUOP_initialise && (u32)c->a[1] > 1) ||
-            ((u32)c->a[0] == VCPUOP_down && !one_in(16)))
-            c->a[1] = (u32)c->a[0] == VCPUOP_down;
+        if ((u32)c->a[0] == VCPUOP_initialise && (u32)c->a[1] > 1)
+            c->a[1] = 0;
+        /* Whoever stops the rescuer must see to it that it goes on: not in a multicall. */
+        if ((u32)c->a[0] == VCPUOP_down && nested)
+            c->a[0] = VCPUOP_is_up;
+        else if ((u32)c->a[0] == VCPUOP_down && !one_in(16))
+            c->a[1] = 1;
         break;
     case __HYPERVISOR_multicall: {
         multicall_entry_t *e = at(c->a[0], BATCH * sizeof(*e));
@@ -897,7 +965,8 @@ static void guard(struct call *c)
                 continue;
             for (unsigned int k = 0; k < 5; k++)
                 inner.a[k] = (ulong)e[i].args[k];
-            guard(&inner);
+            guard(&inner, true);
+            e[i].op = inner.nr;
             for (unsigned int k = 0; k < 5; k++)
                 e[i].args[k] = inner.a[k];
         }
@@ -1030,7 +1099,7 @@ void test_main(void)
     table = grant_table_map(1);
     table_gfn = (ulong)table >> PAGE_SHIFT;
     take_all();
-    if (!wild && vcpu_start(1, rescuer))
+    if (vcpu_start(1, rescuer))
         error("no vCPU for the rescuer");
     for (ulong i = 0; i < n; i++) {
         struct call c;
@@ -1040,7 +1109,7 @@ void test_main(void)
             heal();
         random_call(&c, false);
         if (!wild)
-            guard(&c);
+            guard(&c, false);
         result = hypercall_inline(c.nr, c.a[0], c.a[1], c.a[2], c.a[3], c.a[4]);
         remember(&c, result);
         sum = (sum << 1 | sum >> 63) ^ (u64)result;

@@ -178,7 +178,7 @@ class Ring:
             address, left = iov.iov_hnd, iov.iov_len
             while left:
                 room = PAGE_SIZE - (at + RING_OFFSET & PAGE_SIZE - 1)
-                step = min(left, room)
+                step = min(left, room, self.length - at)
                 self._write(at, read(address, step))
                 address, left = address + step, left - step
                 at = (at + step) % self.length

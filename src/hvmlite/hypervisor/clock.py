@@ -32,12 +32,19 @@ class Clock:
 class Timer:
     """One pending call; `cancel` it any time."""
 
-    __slots__ = ("_queue", "callback", "deadline")
+    __slots__ = ("_queue", "callback", "deadline", "owner")
 
-    def __init__(self, queue: TimerQueue, deadline: int, callback: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: TimerQueue,
+        deadline: int,
+        callback: Callable[[], None] | None,
+        owner: object = None,
+    ) -> None:
         self._queue = queue
         self.deadline = deadline
-        self.callback: Callable[[], None] | None = callback
+        self.callback = callback
+        self.owner = owner
 
     def cancel(self) -> None:
         """Drops the call; safe to repeat."""
@@ -61,13 +68,19 @@ class TimerQueue:
         self._count = 0
         self._dead = 0
 
-    def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
+    def at(self, deadline: int, callback: Callable[[], None], owner: object = None) -> Timer:
         """Has `callback()` called once the clock reaches `deadline` (ns, system time)."""
-        timer = Timer(self, deadline, callback)
+        timer = Timer(self, deadline, callback, owner)
         self._count += 1
         heapq.heappush(self._heap, (deadline, self._count, timer))
         self.next = self._heap[0][0]
         return timer
+
+    def cancel_all(self, owner: object) -> None:
+        """Cancels every timer of an owner."""
+        for _, _, timer in list(self._heap):
+            if timer.owner is owner:
+                timer.cancel()
 
     def cancelled(self, timer: Timer) -> None:
         """A timer of this queue was cancelled."""
@@ -99,3 +112,23 @@ class TimerQueue:
             heap = self._heap
         self.next = heap[0][0] if heap else NEVER
         return ran
+
+
+class OwnedTimers:
+    """The timers of one owner, a domain: none of them can outlive it, whoever asked for it."""
+
+    def __init__(self, queue: TimerQueue) -> None:
+        self._queue = queue
+        self.now = queue.now
+        self._closed = False
+
+    def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
+        """See `TimerQueue.at`; after `close` nothing is ever called."""
+        if self._closed:
+            return Timer(self._queue, deadline, None)
+        return self._queue.at(deadline, callback, self)
+
+    def close(self) -> None:
+        """Cancels what is left; safe to call twice."""
+        self._closed = True
+        self._queue.cancel_all(self)

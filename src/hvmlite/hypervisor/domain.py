@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from hvmlite.abi.layout import Abi
 from hvmlite.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff
 from hvmlite.abi.xen import shared_info, vcpu_info
+from hvmlite.errors import EngineError
+from hvmlite.hypervisor.clock import OwnedTimers
 from hvmlite.hypervisor.event_channel import EventChannels
 from hvmlite.hypervisor.grant_table import GrantTable
 from hvmlite.hypervisor.hvm_params import HvmParams
@@ -79,7 +81,7 @@ class Domain:
         self.host = host
         self.domid = domid
         self.clock = host.clock
-        self.timers = host.timers
+        self.timers = OwnedTimers(host.timers)
         self.release = release
         self.limits = limits
         self.max_evtchn_port = limits.max_evtchn_port
@@ -121,7 +123,7 @@ class Domain:
         self.evtchn = EventChannels(self)
         self.grants = GrantTable(self)
         self.argo: Argo | None = None
-        host.add_reader(self.partition.doorbell, self.partition.clear_doorbell)
+        host.add_reader(self.partition.doorbell, self._doorbell_rang)
         host.domains[domid] = self
 
     # ---- shared info and time -------------------------------------------------------------------
@@ -230,6 +232,19 @@ class Domain:
             self.crash_info = CrashInfo(reason, None if vcpu is None else vcpu.id)
         self.shutdown(SHUTDOWN_crash)
 
+    def _doorbell_rang(self) -> None:
+        try:
+            self.partition.clear_doorbell()
+        except EngineError as error:
+            self.engine_failed(str(error))
+
+    def engine_failed(self, reason: str) -> None:
+        """The engine is gone: the vCPUs are where they are, and the domain has crashed."""
+        for vcpu in self.vcpus:
+            vcpu.running = False
+        self.host.halt(self)
+        self.crash(reason)
+
     def vcpu_went_down(self) -> None:
         """A vCPU was taken down; a domain without any is powered off."""
         if not any(vcpu.up for vcpu in self.vcpus):
@@ -245,8 +260,8 @@ class Domain:
         for vcpu in self.vcpus:
             vcpu.stop_timers()
             vcpu.running = False
+        self.timers.close()
         self.host.forget(self)
-        self.host.remove_reader(self.partition.doorbell)
         # First of all nothing of the guest may run: what follows frees its frames.
         self.partition.close()
         if self.argo is not None:

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hvmlite.abi.xen import DOMID_FIRST_RESERVED
 from hvmlite.engine.memory import MachineMemory
 from hvmlite.errors import EngineError
 from hvmlite.hypervisor.clock import NEVER, Clock, TimerQueue
-from hvmlite.hypervisor.frames import FrameTable
 from hvmlite.hypervisor.exits import handle_exit
+from hvmlite.hypervisor.frames import FrameTable
 
 if TYPE_CHECKING:
     from hvmlite.engine.base import Engine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SPIN = 60
 """Turns of the loop without news before it sleeps: some 20 µs, half of what waking up costs."""
 _LONGEST_SLEEP_NS = 1_000_000_000
+_LAST_DOMID = DOMID_FIRST_RESERVED - 1
 
 
 class Host:
@@ -62,11 +64,11 @@ class Host:
 
     def allocate_domid(self) -> int:
         """A domain number that is not in use."""
-        while self._next_domid in self.domains:
-            self._next_domid += 1
-        domid = self._next_domid
-        self._next_domid = domid + 1 if domid < 0x7FEF else 1
-        return domid
+        while True:
+            domid = self._next_domid
+            self._next_domid = domid + 1 if domid < _LAST_DOMID else 1
+            if domid not in self.domains:
+                return domid
 
     def enter(self, vcpu: Vcpu) -> None:
         """Lets a runnable vCPU run and serves its exits from now on."""
@@ -76,15 +78,19 @@ class Host:
 
     def forget(self, domain: Domain) -> None:
         """Takes a domain's vCPUs off the loop."""
-        self._running = [vcpu for vcpu in self._running if vcpu.domain is not domain]
+        self.halt(domain)
         self.domains.pop(domain.domid, None)
+
+    def halt(self, domain: Domain) -> None:
+        """Serves no more exits of a domain's vCPUs."""
+        self._running = [vcpu for vcpu in self._running if vcpu.domain is not domain]
+        self.remove_reader(domain.partition.doorbell)
 
     # ---- file descriptors and calls -------------------------------------------------------------
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """Has `callback()` called whenever `fd` is readable."""
-        self._readers[fd] = callback
-        self._update(fd)
+        self._add(self._readers, fd, callback)
 
     def remove_reader(self, fd: int) -> None:
         """Ends `add_reader`."""
@@ -93,25 +99,36 @@ class Host:
 
     def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
         """Has `callback()` called whenever `fd` is writable."""
-        self._writers[fd] = callback
-        self._update(fd)
+        self._add(self._writers, fd, callback)
 
     def remove_writer(self, fd: int) -> None:
         """Ends `add_writer`."""
         if self._writers.pop(fd, None) is not None:
             self._update(fd)
 
+    def _add(
+        self, callbacks: dict[int, Callable[[], None]], fd: int, callback: Callable[[], None]
+    ) -> None:
+        callbacks[fd] = callback
+        try:
+            self._update(fd)
+        except OSError:
+            # A later descriptor of that number is another matter.
+            del callbacks[fd]
+            raise
+
     def _update(self, fd: int) -> None:
         wanted = (select.EPOLLIN if fd in self._readers else 0) | (
             select.EPOLLOUT if fd in self._writers else 0
         )
-        with contextlib.suppress(FileNotFoundError):
-            if not wanted:
+        if not wanted:
+            # One that was closed first is forgotten already.
+            with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
-                return
-            self._epoll.modify(fd, wanted)
             return
-        if wanted:
+        try:
+            self._epoll.modify(fd, wanted)
+        except FileNotFoundError:
             self._epoll.register(fd, wanted)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
@@ -136,8 +153,32 @@ class Host:
         self._wake()
 
     def run(self) -> None:
-        """Serves exits, timers and file descriptors until `stop`."""
-        self._stop = False
+        """Serves exits, timers and file descriptors until `stop`.
+
+        An engine that dies takes its domain with it, not the loop.
+        """
+        try:
+            while not self._stop:
+                try:
+                    self._loop()
+                except EngineError:
+                    if not self._bury_dead_engines():
+                        raise
+        finally:
+            self._stop = False
+
+    def _bury_dead_engines(self) -> bool:
+        """Crashes the domains whose engine is gone; returns whether there was one."""
+        found = False
+        for domain in list(self.domains.values()):
+            try:
+                domain.partition.check_alive()
+            except EngineError as error:
+                domain.engine_failed(str(error))
+                found = True
+        return found
+
+    def _loop(self) -> None:
         timers, now, soon = self.timers, self.clock.now, self._soon
         idle = 0
         while not self._stop:
@@ -201,8 +242,7 @@ class Host:
             if mask & ~select.EPOLLIN and (writer := self._writers.get(fd)):
                 writer()
         if not events:
-            for partition in partitions:
-                partition.check_alive()
+            self._bury_dead_engines()
 
     def close(self) -> None:
         """Destroys all domains and frees the machine."""

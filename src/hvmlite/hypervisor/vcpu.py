@@ -347,6 +347,9 @@ class Vcpu:
             self.domain.evtchn.send_virq(self, VIRQ_TIMER)
         if self.period:
             due = self._last_period + self.period
+            if self.periodic is not None:
+                # The tick woke the vCPU, which has armed it anew by itself.
+                self.periodic.cancel()
             self.periodic = self.domain.timers.at(due, self._periodic_work)
 
     def stop_timers(self) -> None:

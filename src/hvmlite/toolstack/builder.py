@@ -53,15 +53,17 @@ class Payload:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
                     raise UserError(f"{what} {path} is not a regular file")
-                data = file.read(limit + 1)
+                # A file of /proc has no size until it is read.
+                data = b"" if status.st_size > limit else file.read(limit + 1)
         except OSError as error:
             raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
+        if max(len(data), status.st_size) > limit:
+            raise UserError(f"{what} {path} is larger than the domain's memory ({limit >> 20} MiB)")
         if not data:
             raise UserError(f"{what} {path} is empty")
-        if len(data) > limit:
-            raise UserError(f"{what} {path} is larger than the domain's memory ({limit >> 20} MiB)")
         return cls(path, data)
 
 
@@ -96,14 +98,14 @@ class BootPlan:
     def machine_memory(self) -> int:
         """Bytes of machine memory that the domain takes, tables and the engine's share included."""
         tables = self.config.memory // 512
-        return self.config.memory + tables + (8 << 20) + self.config.vcpus * (64 << 10)
+        return self.config.memory + tables + (8 << 20) + self.config.all_vcpus * (64 << 10)
 
 
 def build_domain(control: Control, plan: BootPlan) -> Domain:
     """Makes the domain, paused, ready to run but for its console and xenstore connections."""
     config = plan.config
     domain = control.create_domain(
-        config.vcpus,
+        config.all_vcpus,
         release=find_release(config.xen_version),
         limits=Limits(
             max_evtchn_port=config.max_event_channels,
@@ -115,6 +117,8 @@ def build_domain(control: Control, plan: BootPlan) -> Domain:
         timer_slack=config.timer_slack,
     )
     try:
+        if config.argo:
+            control.enable_argo(domain, permissive=config.argo_mac_permissive)
         _fill(control, domain, plan)
     except BaseException:
         control.destroy_domain(domain)
@@ -128,11 +132,13 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
     for start, size in ranges:
         control.populate(domain, start, size)
     control.set_max_memory(domain, domain.total_pages + _MAXMEM_SLACK)
-    control.set_memory_map(domain, [(entry.addr, entry.size, entry.type) for entry in plan.memory_map])
+    control.set_memory_map(
+        domain, [(entry.addr, entry.size, entry.type) for entry in plan.memory_map]
+    )
     image.copy_to(lambda address, data: control.write_memory(domain, address, data))
     rsdp = 0
     if config.acpi:
-        tables = build_acpi(config.vcpus, lapic=config.lapic)
+        tables = build_acpi(config.all_vcpus, online=config.vcpus, lapic=config.lapic)
         rsdp = tables.rsdp_paddr
         for address, blob in tables.blobs:
             control.write_memory(domain, address, blob)
@@ -156,4 +162,3 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
     if config.lapic:
         LapicDevice(control, domain, x2apic=config.x2apic)
     control.set_vcpu(domain, 0, entry_state(image.entry, start_info))
-

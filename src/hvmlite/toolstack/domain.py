@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvmlite.abi.sched import (
     SHUTDOWN_crash,
@@ -16,13 +15,13 @@ from hvmlite.abi.sched import (
     SHUTDOWN_watchdog,
 )
 from hvmlite.errors import EngineError
-from hvmlite.observe.crash import CrashReport, make_report
 from hvmlite.toolstack.builder import BootPlan
 from hvmlite.toolstack.console import Console
 from hvmlite.toolstack.kernel import load_kernel
 from hvmlite.toolstack.lifecycle import Incarnation
 
 if TYPE_CHECKING:
+    from hvmlite.observe.crash import CrashReport
     from hvmlite.toolstack.host import Host
 
 SHUTDOWN_NAMES = {
@@ -36,8 +35,7 @@ SHUTDOWN_NAMES = {
 _CRASHES = ("crash", "watchdog")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a domain ended: `reason` is a name of SHUTDOWN_* ("poweroff", "crash", ...), or
     "destroyed"; a crash has its report."""
 
@@ -137,7 +135,12 @@ class Domain:
             return
         domain = incarnation.domain
         reason = SHUTDOWN_NAMES.get(domain.shutdown_code, "poweroff")
-        crash = make_report(domain) if reason in _CRASHES else None
+        crash = None
+        if reason in _CRASHES:
+            # Loaded when needed: it costs every start otherwise.
+            from hvmlite.observe.crash import make_report  # noqa: PLC0415
+
+            crash = make_report(domain)
         outcome = Outcome(reason, crash)
         config = self.config
         action = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from hvmlite.engine.memory import PAGE_SHIFT
 from hvmlite.engine.select import open_engine
 from hvmlite.errors import EngineError, UserError
 from hvmlite.hypervisor.control import Control
@@ -66,21 +66,25 @@ class Host:
             return function(*args, **kwargs)
         if self._closed or not self._thread.is_alive():
             raise EngineError(f"the host is closed{f': {self._failure}' if self._failure else ''}")
-        future: Future[R] = Future()
+        # Not a concurrent.futures.Future: that module and what it needs cost every start.
+        done = threading.Event()
+        results: list[R] = []
+        errors: list[BaseException] = []
 
         def run() -> None:
             try:
-                future.set_result(function(*args, **kwargs))
+                results.append(function(*args, **kwargs))
             except BaseException as error:
-                future.set_exception(error)
+                errors.append(error)
+            done.set()
 
         self._hypervisor.call_soon(run)
-        while True:
-            try:
-                return future.result(timeout=1.0)
-            except TimeoutError:
-                if not self._thread.is_alive() and not future.done():
-                    raise EngineError(f"the host stopped: {self._failure}") from None
+        while not done.wait(1.0):
+            if not self._thread.is_alive() and not done.is_set():
+                raise EngineError(f"the host stopped: {self._failure}")
+        if errors:
+            raise errors.pop()
+        return results[0]
 
     def soon(self, function: Callable[[], None]) -> None:
         """Runs a function in the host's thread without waiting for it."""
@@ -132,5 +136,6 @@ class Host:
 def boot_memory(config: DomainConfig) -> int:
     """Machine memory in bytes that a host for just this domain needs (with room for a restart)."""
     config.check()
-    return config.memory + config.memory // 128 + (24 << 20) + config.vcpus * (1 << 20)
-
+    grant_tables = 2 * config.max_grant_frames << PAGE_SHIFT
+    own = (24 << 20) + config.all_vcpus * (1 << 20) + grant_tables
+    return config.memory + config.memory // 128 + own

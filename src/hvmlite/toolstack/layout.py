@@ -14,7 +14,6 @@ tools/libs/light/libxl_dom.c and libxl_x86.c. It computes places only and writes
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from hvmlite.abi.hvm import (
@@ -110,8 +109,7 @@ class MemoryRange(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class BootPlacement:
+class BootPlacement(NamedTuple):
     """Page-aligned addresses of what a builder loads beside the kernel."""
 
     start_info: int

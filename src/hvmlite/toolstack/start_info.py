@@ -6,8 +6,7 @@ is that of tools/libs/guest/xg_dom_x86.c, which hands out the same things.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from hvmlite.abi.start_info import (
     XEN_HVM_START_MAGIC_VALUE,
@@ -35,8 +34,7 @@ class CommandLineError(UserError):
     """A command line that cannot be handed to the guest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A module in guest memory: address, exact size in bytes, and its own command line."""
 
     paddr: int

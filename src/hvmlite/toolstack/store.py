@@ -46,8 +46,9 @@ def write_domain(
             store.write(path, value or "", perms)
 
     tell(home, {"": None, "vm": vm, "name": config.title, "cpu": None}, ours)
-    for vcpu in range(config.vcpus):
-        tell(home, {f"cpu/{vcpu}": None, f"cpu/{vcpu}/availability": "online"}, ours)
+    for vcpu in range(config.all_vcpus):
+        availability = "online" if vcpu < config.vcpus else "offline"
+        tell(home, {f"cpu/{vcpu}": None, f"cpu/{vcpu}/availability": availability}, ours)
     tell(
         home,
         {

@@ -7,21 +7,19 @@ Framing and limits: public/io/xs_wire.h of Xen; back-pressure as in tools/xensto
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hvmlite.abi.xs_wire import XENSTORE_ERROR_PROTO, XENSTORE_PAYLOAD_MAX, XS_WATCH_EVENT
 from hvmlite.xenstore import protocol
 from hvmlite.xenstore.domains import Caller, Domain
+from hvmlite.xenstore.log import logger
 from hvmlite.xenstore.watches import Request
 from hvmlite.xenstore.wire import HEADER, HEADER_SIZE
 
 if TYPE_CHECKING:
     from hvmlite.xenstore.daemon import Daemon
     from hvmlite.xenstore.watches import Watch
-
-logger = logging.getLogger("hvmlite.xenstore")
 
 OUTPUT_HIGH: Final = 1 << 20
 """Bytes of output at which a privileged connection is not served further until it is read."""
@@ -127,10 +125,10 @@ class Connection(Caller):
                 if not privileged:
                     self.request = request = Request(self)
                 if store.trace:
-                    logger.info("d%d in %d tx %d %r", self.domid, kind, tx_id, payload)
+                    logger().info("d%d in %d tx %d %r", self.domid, kind, tx_id, payload)
                 kind, payload = dispatch(self, kind, tx_id, payload)
                 if store.trace:
-                    logger.info("d%d out %d %r", self.domid, kind, payload)
+                    logger().info("d%d out %d %r", self.domid, kind, payload)
                 if data is not self._input:
                     # The connection was reset or closed by this very request.
                     break

@@ -6,7 +6,6 @@ is ever opened: there is no trace file, so memreport is refused as by a daemon w
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Final
 from hvmlite.abi.errno import XEN_EINVAL, XEN_ENOENT
 from hvmlite.xenstore.domains import QUOTA_NAMES
 from hvmlite.xenstore.errors import XenStoreError
+from hvmlite.xenstore.log import logger
 from hvmlite.xenstore.protocol import OK, atoi, strings
 from hvmlite.xenstore.tree import SPECIAL_NODES
 
 if TYPE_CHECKING:
     from hvmlite.xenstore.daemon import Daemon
-
-logger = logging.getLogger("hvmlite.xenstore")
 
 
 def check(store: Daemon) -> list[str]:
@@ -55,7 +53,7 @@ def _check(store: Daemon, arguments: list[bytes]) -> bytes:
     if arguments:
         raise XenStoreError(XEN_EINVAL)
     for problem in check(store):
-        logger.error("check: %s", problem)
+        logger().error("check: %s", problem)
     return OK
 
 
@@ -76,7 +74,7 @@ def _memreport(_store: Daemon, _arguments: list[bytes]) -> bytes:
 def _print(_store: Daemon, arguments: list[bytes]) -> bytes:
     if len(arguments) != 1:
         raise XenStoreError(XEN_EINVAL)
-    logger.info("control: %r", arguments[0].decode("latin-1"))
+    logger().info("control: %r", arguments[0].decode("latin-1"))
     return OK
 
 

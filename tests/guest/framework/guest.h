@@ -157,6 +157,8 @@ void grant_access(grant_ref_t ref, domid_t domid, ulong gfn, bool readonly);
 
 /* Further vCPUs (smp.c). fn runs there with interrupts off and must not return. */
 int vcpu_start(unsigned int vcpu, void (*fn)(void));
+/* The first half of it; VCPUOP_up starts fn. */
+int vcpu_initialise(unsigned int vcpu, void (*fn)(void));
 void vcpu_start_sipi(unsigned int vcpu, u32 apic_id, void (*fn)(void));
 
 #endif

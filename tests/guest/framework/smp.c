@@ -52,7 +52,7 @@ static void wait_taken(void)
         cpu_relax();
 }
 
-int vcpu_start(unsigned int vcpu, void (*fn)(void))
+int vcpu_initialise(unsigned int vcpu, void (*fn)(void))
 {
     struct vcpu_hvm_context context = {
         .mode = VCPU_HVM_MODE_32B,
@@ -71,10 +71,15 @@ int vcpu_start(unsigned int vcpu, void (*fn)(void))
             .tr_ar = 0x8b,
         },
     };
-    int rc;
 
     prepare(vcpu, fn);
-    rc = (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
+    return (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
+}
+
+int vcpu_start(unsigned int vcpu, void (*fn)(void))
+{
+    int rc = vcpu_initialise(vcpu, fn);
+
     if (!rc)
         rc = (int)vcpu_op(VCPUOP_up, vcpu, NULL);
     if (!rc)

@@ -99,9 +99,7 @@ class ArgoGuest:
         self, addresses: abi.xen_argo_send_addr_t, iovs: list[abi.xen_argo_iov_t], kind: int = 7
     ) -> int:
         listed = self.guest.place(b"".join(iov.pack(self.guest.abi) for iov in iovs) or b"\0")
-        return self.call(
-            abi.XEN_ARGO_OP_sendv, self.place(addresses), listed, len(iovs), kind
-        )
+        return self.call(abi.XEN_ARGO_OP_sendv, self.place(addresses), listed, len(iovs), kind)
 
     def notify(self, *asked: tuple[int, int, int]) -> tuple[int, list[tuple[int, int]]]:
         """Asks about (domid, port, space); returns the result and each (flags, largest message)."""

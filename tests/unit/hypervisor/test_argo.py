@@ -436,6 +436,31 @@ class TestWaiting:
         assert reader.notify() == (0, [])
         assert not sender.signalled()
 
+    def test_the_largest_wish_counts(self, argo: Make) -> None:
+        reader, sender = argo(), argo()
+        assert reader.register(1, 128) == 0
+        for size in (0, 64):
+            assert sender.send(reader.domid, 1, bytes(size)) == size
+        for wish in (32, 64, 48):
+            assert sender.send(reader.domid, 1, bytes(wish)) == EAGAIN
+        assert reader.receive(128) is not None
+        reader.notify()
+        assert not sender.signalled()
+        assert reader.receive(128) is not None
+        reader.notify()
+        assert sender.signalled()
+
+    def test_room_for_a_header_is_no_room(self, argo: Make) -> None:
+        reader, sender = argo(), argo()
+        assert reader.register(1, 64) == 0
+        assert sender.send(reader.domid, 1, bytes(32)) == 32
+        assert sender.send(reader.domid, 1, b"") == EAGAIN
+        reader.notify()
+        assert not sender.signalled()
+        assert reader.receive(64) is not None
+        reader.notify()
+        assert sender.signalled()
+
     def test_asking_queues_and_cancels(self, argo: Make) -> None:
         reader, sender = argo(), argo()
         assert reader.register(1, 128, sender.domid) == 0
@@ -499,9 +524,7 @@ class TestEndOfADomain:
         sender.guest.domain.destroy()
         assert reader.unregister(1, sender.domid) == ENOENT
         assert other.send(reader.domid, 1, b"x") == 1
-        assert reader.guest.host.frames.references(
-            reader.guest.domain.physmap.lookup(RING)[0]
-        ) == 0
+        assert reader.guest.host.frames.references(reader.guest.domain.physmap.lookup(RING)[0]) == 0
 
     def test_nobody_waits_any_more(self, argo: Make) -> None:
         reader, sender = argo(), argo()

@@ -198,7 +198,7 @@ class Model:
 
 
 NAMES = ("register", "unregister", *["send"] * 8, *["receive"] * 6, "poke", "poke", "ask")
-SIZES = st.one_of(st.integers(0, 70), st.integers(0, 9000), st.integers(2000, 4100))
+SIZES = st.one_of(st.integers(0, 70), st.integers(0, 70), st.integers(0, 9000))
 
 
 def actions(*names: str) -> Any:
@@ -210,7 +210,7 @@ def actions(*names: str) -> Any:
 
 def play(model: Model, steps: list[tuple[str, int, int, int]]) -> None:
     for reader in range(GUESTS):
-        model.register(reader, GUESTS, reader + 2)
+        model.register(reader, GUESTS, reader)
     for name, first, second, size in steps:
         getattr(model, name)(first, second, size)
         model.see()
