@@ -17,6 +17,7 @@
 #include "layout.h"
 
 #include <xen/argo.h>
+#include <xen/platform.h>
 
 const char test_title[] = "Random hypercalls";
 
@@ -26,6 +27,8 @@ const char test_title[] = "Random hypercalls";
 #define HOLES 64u
 #define RECENT 8u
 #define SLOTS 0x4000u
+/* Of sysctl and domctl in 4.17, whose headers are for tools only. */
+#define INTERFACE_VERSION 0x15u
 #define HEAL_EVERY 256u
 
 /* What a call may be given: the topmost RAM, so that a list that is too long soon comes to its end. */
@@ -816,10 +819,35 @@ static void random_call(struct call *c, bool nested)
     case __HYPERVISOR_argo_op:
         make_argo(c, p);
         break;
+    case __HYPERVISOR_vm_assist:
+        c->a[1] = FIELD((ulong)below(8));
+        break;
     case __HYPERVISOR_sysctl:
     case __HYPERVISOR_domctl:
-    case __HYPERVISOR_platform_op:
+    case __HYPERVISOR_arch_1:
+    case __HYPERVISOR_platform_op: {
+        struct {
+            u32 cmd, version;
+            domid_t domain;
+        } *op = p;
+
+        op->cmd = cmd;
+        op->version = FIELD(INTERFACE_VERSION + below(3));
+        if (c->nr == __HYPERVISOR_platform_op)
+            op->version = XENPF_INTERFACE_VERSION;
+        op->domain = domid();
         c->a[0] = (ulong)p;
+        break;
+    }
+    case __HYPERVISOR_dm_op:
+        c->a[0] = domid();
+        c->a[1] = FIELD((ulong)below(4));
+        c->a[2] = (ulong)p;
+        break;
+    case __HYPERVISOR_mmuext_op:
+        c->a[0] = (ulong)p;
+        c->a[1] = FIELD((ulong)below(3));
+        c->a[3] = domid();
         break;
     default:
         break;

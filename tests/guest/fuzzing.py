@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MEMORY = 64 << 20
 VCPUS = 3
+RELEASES = ("4.17", "4.21")
 TIMEOUT = 60.0
 WILD_TIMEOUT = 3.0
 PATIENCE = 10.0
@@ -105,13 +106,13 @@ class Fuzzing:
         if not self._clean:
             self._clean = self.host.call(leftovers, self.host)
         cmdline = f"seed={seed} n={calls} wild={int(wild)}"
-        domain = self.host.create(
-            DomainConfig(
-                kernel=elf, cmdline=cmdline, memory=MEMORY, vcpus=VCPUS, on_reboot="destroy"
-            )
-        )
+        release = RELEASES[seed // 2 % len(RELEASES)]
+        config = DomainConfig(kernel=elf, cmdline=cmdline, memory=MEMORY, vcpus=VCPUS)
+        config.on_reboot = "destroy"
+        config.xen_version = release
+        domain = self.host.create(config)
         self.host.call(self._prepare, domain.incarnation.domain)
-        what = f"{elf.name} {cmdline}"
+        what = f"{elf.name} {cmdline} (Xen {release})"
         domain.start()
         try:
             outcome = domain.wait(WILD_TIMEOUT if wild else TIMEOUT)

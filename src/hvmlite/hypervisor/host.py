@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
     from hvmlite.hypervisor.vcpu import Vcpu
 
-SPIN = 60
-"""Turns of the loop without news before it sleeps: some 20 µs, half of what waking up costs."""
+SPIN_NS = 30_000
+"""How long the loop goes on without news before it sleeps: less than waking up costs, and longer
+than a guest takes that makes one hypercall after the other."""
 _LONGEST_SLEEP_NS = 1_000_000_000
 _LAST_DOMID = DOMID_FIRST_RESERVED - 1
 
@@ -180,7 +181,7 @@ class Host:
 
     def _loop(self) -> None:
         timers, now, soon = self.timers, self.clock.now, self._soon
-        idle = 0
+        quiet_since = now()
         while not self._stop:
             news = False
             # The list only grows while we go through it, and is rebuilt when a vCPU leaves.
@@ -195,13 +196,14 @@ class Host:
                 news = True
                 while soon:
                     soon.popleft()()
-            if timers.next <= now():
-                news |= timers.run(now())
+            moment = now()
+            if timers.next <= moment:
+                news |= timers.run(moment)
             if news:
-                idle = 0
-            elif (idle := idle + 1) > SPIN or not self._running:
-                idle = 0
+                quiet_since = moment
+            elif moment - quiet_since > SPIN_NS or not self._running:
                 self._sleep()
+                quiet_since = now()
 
     def _serve(self, vcpu: Vcpu) -> bool:
         """Handles an exit; returns whether the vCPU runs on."""

@@ -41,6 +41,7 @@ class TcgPartition(b.Partition):
 
     def __init__(self, memory: MachineMemory, vcpus: int) -> None:
         self.memory = memory
+        self._failure = ""
         self._frames = -(-L.area_size(vcpus) // PAGE_SIZE)
         self._area_frame = memory.allocate(self._frames, low=True)
         self.area = self._area_frame << PAGE_SHIFT
@@ -147,7 +148,7 @@ class TcgPartition(b.Partition):
             while not vcpu.exited():
                 self.check_alive()
                 if time.monotonic() > deadline:
-                    raise EngineError(f"vCPU {vcpu.index} of QEMU does not stop")
+                    raise self.failed(f"vCPU {vcpu.index} of QEMU does not stop")
                 time.sleep(0.00005)
         self.nested.flushed()
 
@@ -164,9 +165,15 @@ class TcgPartition(b.Partition):
             for piece, at in ((data[:low], start), (data[low:], start + low)):
                 if piece:
                     physical = L.physical(at >> PAGE_SHIFT) | at & (PAGE_SIZE - 1)
-                    self._dma.write(physical, piece)
+                    self._write_by_device(physical, piece)
         else:
             self.memory.u8[start : start + size] = data
+
+    def _write_by_device(self, physical: int, data: bytes | bytearray | memoryview) -> None:
+        try:
+            self._dma.write(physical, data)
+        except EngineError as error:
+            raise self.failed(str(error)) from error
 
     def contents_replaced(self, frame: int) -> None:
         """See `Partition.contents_replaced`."""
@@ -188,11 +195,21 @@ class TcgPartition(b.Partition):
     def check_alive(self) -> None:
         """See `Partition.check_alive`."""
         self._process.check_alive()
+        if self._failure:
+            raise EngineError(self._failure)
+
+    def failed(self, reason: str) -> EngineError:
+        """The error to raise for an engine that cannot be used any more, though QEMU runs on."""
+        self._failure = reason
+        return EngineError(reason)
 
     def interrupt(self, vcpu: TcgVcpu) -> None:
         """Sends the kick interrupt to a vCPU's stub unless one is on its way."""
         if vcpu.mark_kicked():
-            self._dma.interrupt(vcpu.index, L.KICK_VECTOR)
+            try:
+                self._dma.interrupt(vcpu.index, L.KICK_VECTOR)
+            except EngineError as error:
+                raise self.failed(str(error)) from error
 
     def close(self) -> None:
         """See `Partition.close`."""

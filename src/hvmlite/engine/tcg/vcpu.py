@@ -17,7 +17,6 @@ from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.control_registers import ControlRegisters
 from hvmlite.engine.tcg.emulate import StringIo, begin_string, emulate_mmio, inject_page_fault
-from hvmlite.errors import EngineError
 
 if TYPE_CHECKING:
     from hvmlite.engine.tcg.partition import TcgPartition
@@ -181,7 +180,7 @@ class TcgVcpu(b.EngineVcpu):
                 now = time.monotonic()
                 deadline = deadline or now + _COMMAND_TIMEOUT
                 if now > deadline:
-                    raise EngineError(f"vCPU {self.index} of QEMU does not answer")
+                    raise self._partition.failed(f"vCPU {self.index} of QEMU does not answer")
                 time.sleep(0 if spins < 0x8000 else 0.0002)
 
     def command(self, command: int, *arguments: int) -> tuple[int, int, int, int]:

@@ -188,6 +188,10 @@ def test_a_qemu_that_stands_still(
     with pytest.raises(EngineError, match="does not take DMA"):
         partition.write(frame, 8, b"x")
     assert time.monotonic() - begin < 5
+    # It is given up for good, though the process lives.
+    partition._process.check_alive()
+    with pytest.raises(EngineError, match="does not take DMA"):
+        partition.check_alive()
 
 
 def take_and_go_on(vcpu: TcgVcpu) -> bool:
