@@ -189,7 +189,9 @@ def build_guest(name: str, variant: str = "hvm64", cache_dir: Path | None = None
     sources = [guest.source, *(p for p in guest.more_sources if p.suffix == ".c")]
     cache_dir = cache_dir or CACHE_DIR
     cache_dir.mkdir(parents=True, exist_ok=True)
-    target = cache_dir / f"{name}-{variant}-{_digest(mode, [guest.source, *guest.more_sources])}.elf"
+    target = (
+        cache_dir / f"{name}-{variant}-{_digest(mode, [guest.source, *guest.more_sources])}.elf"
+    )
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ class Row:
 
 
 ROWS = pytest.StashKey[list[Row]]()
+FUZZ = pytest.StashKey[list[dict[str, Any]]]()
 
 
 @pytest.fixture

@@ -130,6 +130,12 @@ static u64 value(void)
     }
 }
 
+/* test_fuzz runs two guests at a time; their numbers differ by one. */
+static domid_t neighbour(void)
+{
+    return (domid_t)(own + (one_in(2) ? 1 : -1));
+}
+
 static domid_t domid(void)
 {
     switch (below(16)) {
@@ -139,9 +145,10 @@ static domid_t domid(void)
         return (domid_t)value();
     case 2:
     case 3:
+        return own;
     case 4:
     case 5:
-        return own;
+        return neighbour();
     default:
         return DOMID_SELF;
     }
@@ -465,7 +472,7 @@ static void make_grant(u32 cmd, void *p)
         op->host_addr = slots << PAGE_SHIFT;
         op->flags = FIELD((u32)(GNTMAP_host_map | (one_in(3) ? GNTMAP_readonly : 0)));
         op->ref = FIELD(ref());
-        op->dom = one_in(8) ? domid() : own;
+        op->dom = one_in(3) ? domid() : own;
         break;
     }
     case GNTTABOP_unmap_grant_ref: {
@@ -674,7 +681,7 @@ static void make_argo(struct call *c, void *p)
         u64 *list = fresh();
 
         op->aport = FIELD(below(4));
-        op->partner_id = one_in(2) ? own : XEN_ARGO_DOMID_ANY;
+        op->partner_id = one_in(2) ? domid() : XEN_ARGO_DOMID_ANY;
         op->pad = 0;
         op->len = FIELD((one_in(8) ? below(3000) : 4 + below(16)) * XEN_ARGO_MSG_SLOT_SIZE);
         for (unsigned int i = 0; list && i < 12; i++)
@@ -688,7 +695,7 @@ static void make_argo(struct call *c, void *p)
         MAKE(xen_argo_unregister_ring_t);
 
         op->aport = FIELD(below(4));
-        op->partner_id = one_in(2) ? own : XEN_ARGO_DOMID_ANY;
+        op->partner_id = one_in(2) ? domid() : XEN_ARGO_DOMID_ANY;
         op->pad = FIELD((u16)0);
         break;
     }
@@ -697,7 +704,7 @@ static void make_argo(struct call *c, void *p)
         xen_argo_iov_t *iov = fresh();
 
         op->src = (xen_argo_addr_t){.aport = below(4), .domain_id = own};
-        op->dst = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = one_in(16) ? domid() : own};
+        op->dst = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = one_in(2) ? domid() : own};
         for (unsigned int i = 0; iov && i < 4; i++) {
             set_xen_guest_handle(iov[i].iov_hnd, (u8 *)arena_address());
             iov[i].iov_len = FIELD(below(100));
@@ -713,7 +720,7 @@ static void make_argo(struct call *c, void *p)
 
         *(u32 *)p = FIELD(below(4));
         for (unsigned int i = 0; i < 4; i++) {
-            entry[i].ring = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = own};
+            entry[i].ring = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = domid()};
             entry[i].space_required = FIELD(below(4000));
         }
         break;

@@ -169,9 +169,10 @@ class Command:
 
         def look() -> bool:
             found[:] = [pid for pid in self.engines() if is_qemu(pid)]
-            return bool(found)
+            return bool(found) or self.process.poll() is not None
 
-        assert wait_until(look, LIMIT), f"no QEMU was started: {self.messages}"
+        assert wait_until(look, LIMIT), "no QEMU was started"
+        assert found, f"ended with status {self.process.returncode}: {self.messages}"
         return found[0]
 
     # ---- its streams ----------------------------------------------------------------------------

@@ -41,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"hvmlite {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_run(verbs.add_parser("run", help="boot a kernel and attach to its console"))
-    check = verbs.add_parser(
-        "check", help="what a kernel declares, and whether it can boot as PVH"
-    )
+    check = verbs.add_parser("check", help="what a kernel declares, and whether it can boot as PVH")
     check.add_argument("kernel", metavar="KERNEL", help="ELF image or bzImage")
     check.add_argument("--json", action="store_true", help="print a JSON object")
     doctor = verbs.add_parser(

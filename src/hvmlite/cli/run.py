@@ -18,7 +18,6 @@ from hvmlite.toolstack.config import DomainConfig, parse_size
 from hvmlite.toolstack.domain import Domain
 from hvmlite.toolstack.host import Host, boot_memory
 
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_SLACK_MS = 1000
 _PATIENCE = 2.0

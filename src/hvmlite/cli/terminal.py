@@ -192,6 +192,4 @@ class ConsoleInput:
                 # Behind the write, which only then has taken its share of the room.
                 self._host.soon(self._read_file)
             return
-        self._host.loop.timers.at(
-            self._host.loop.clock.now() + int(_PAUSE * 1e9), self._read_file
-        )
+        self._host.loop.timers.at(self._host.loop.clock.now() + int(_PAUSE * 1e9), self._read_file)

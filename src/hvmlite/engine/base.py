@@ -59,6 +59,11 @@ class Msr(Exit):
 
 
 @dataclass(slots=True)
+class Tsc(Exit):
+    """RDTSC or RDTSCP after `Partition.intercept_tsc`; answer with `EngineVcpu.complete_tsc`."""
+
+
+@dataclass(slots=True)
 class PortIo(Exit):
     """IN or OUT of `size` bytes, or a piece of INS/OUTS (`string`).
 
@@ -238,6 +243,10 @@ class EngineVcpu(ABC):
         """Answers a `Msr` exit that writes."""
 
     @abstractmethod
+    def complete_tsc(self, value: int) -> None:
+        """Answers a `Tsc` exit; the engine itself gives RDTSCP the guest's TSC_AUX."""
+
+    @abstractmethod
     def complete_in(self, value: int) -> None:
         """Answers a `PortIo` exit that reads (`value` for every item of INS)."""
 
@@ -320,6 +329,13 @@ class Partition(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Returns when no vCPU can use a mapping that was taken away before."""
+
+    @abstractmethod
+    def intercept_tsc(self) -> None:
+        """Makes every read of the time stamp counter an exit: RDTSC, RDTSCP, RDMSR.
+
+        Before the vCPUs run; raises EngineError if this engine cannot.
+        """
 
     @abstractmethod
     def write(self, frame: int, offset: int, data: bytes | bytearray | memoryview) -> None:

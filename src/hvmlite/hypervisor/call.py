@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hvmlite.abi.layout import Abi, Struct
 from hvmlite.engine.memory import PAGE_SIZE
 from hvmlite.engine.paging import PageFault
-from hvmlite.hypervisor.memory import GuestAccessError
+from hvmlite.hypervisor.memory import Gpa, GuestAccessError
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -55,12 +55,12 @@ class Call:
         self._memory = vcpu.domain.memory
         self._translate = vcpu.engine.translate
 
-    def _gpa(self, address: int, size: int, *, write: bool) -> int:
+    def _gpa(self, address: int, size: int, *, write: bool) -> Gpa:
         if address >> 47 not in _CANONICAL:
             # Xen walks the tables by the low 48 bits, whatever is above.
             address = address & (1 << 48) - 1 | -(address >> 47 & 1) & _HIGH
         try:
-            return self._translate(address, write=write)
+            return Gpa(self._translate(address, write=write))
         except PageFault as fault:
             raise GuestAccessError(address, size, str(fault)) from None
 

@@ -91,6 +91,10 @@ class TimerQueue:
             self._heap = heap = [item for item in heap if item[2].callback is not None]
             heapq.heapify(heap)
             self._dead = 0
+        self._find_next()
+
+    def _find_next(self) -> None:
+        heap = self._heap
         while heap and heap[0][2].callback is None:
             heapq.heappop(heap)
             self._dead = max(0, self._dead - 1)
@@ -110,7 +114,7 @@ class TimerQueue:
             ran = True
             callback()
             heap = self._heap
-        self.next = heap[0][0] if heap else NEVER
+        self._find_next()
         return ran
 
 

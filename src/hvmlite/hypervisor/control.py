@@ -17,12 +17,23 @@ from hvmlite.hypervisor.cpuid import CpuidPolicy
 from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
 from hvmlite.hypervisor.event_channel import BackendPort
 from hvmlite.hypervisor.host import Host
-from hvmlite.hypervisor.memory import Page
-from hvmlite.hypervisor.msr import MsrDevice
+from hvmlite.hypervisor.memory import Gfn, Gpa, Page
+from hvmlite.hypervisor.msr import EmulatedTscMsr, MsrDevice
 from hvmlite.hypervisor.release import Release
+from hvmlite.hypervisor.timekeeping import EmulatedTsc, TscMode
 from hvmlite.hypervisor.vcpu import InterruptController
 
-__all__ = ["Clock", "Control", "CpuidPolicy", "CrashInfo", "Domain", "Engine", "Limits", "Page"]
+__all__ = [
+    "Clock",
+    "Control",
+    "CpuidPolicy",
+    "CrashInfo",
+    "Domain",
+    "Engine",
+    "Limits",
+    "Page",
+    "TscMode",
+]
 
 _STOP_TIMEOUT = 10.0
 
@@ -101,11 +112,11 @@ class Control:
 
     def write_memory(self, domain: Domain, gpa: int, data: bytes | memoryview) -> None:
         """Writes its memory; raises GuestAccessError."""
-        domain.memory.write(gpa, data)
+        domain.memory.write(Gpa(gpa), data)
 
     def map_page(self, domain: Domain, gfn: int) -> Page:
         """Maps one of its pages for a backend; raises GuestAccessError."""
-        return domain.memory.page(gfn)
+        return domain.memory.page(Gfn(gfn))
 
     def mark_code(self, domain: Domain, start: int, size: int) -> None:
         """Says that a range of RAM (bytes) holds code by now, which saves the engine exits."""
@@ -145,6 +156,18 @@ class Control:
         # Whatever it was about to do is gone with its state.
         target.engine.take_exit()
         target.running = False
+
+    def set_tsc_mode(self, domain: Domain, mode: TscMode) -> None:
+        """Says, before it is powered on, whether its TSC is the CPU's or counted by us.
+
+        The engine's TSC is constant: by default it is the CPU's.  Raises EngineError if the engine
+        cannot do as told.
+        """
+        domain.tsc_mode = mode
+        if mode is TscMode.ALWAYS_EMULATE:
+            domain.partition.intercept_tsc()
+            domain.calibration = EmulatedTsc(domain.clock)
+            domain.msr_devices.append(EmulatedTscMsr())
 
     def power_on(self, domain: Domain) -> None:
         """Waits for the engine, calibrates the guest's clock and puts its CPUID policy into force.

@@ -24,6 +24,7 @@ _HIGHEST_BASIC = 0xD
 _XSTATE = 0xD
 _XSTATE_SUBLEAVES = 64
 _SUBLEAVES = 5
+_CACHED = 512
 
 # Leaf 1.
 _ECX1_VMX = 1 << 5
@@ -90,13 +91,16 @@ class CpuidPolicy:
         sub = subleaf if leaf in _SUBLEAVED or leaf in _EXTENDED_SUBLEAVED else 0
         cached = self._cache.get((leaf, sub))
         if cached is None:
-            cached = self._cache[(leaf, sub)] = self._constant(vcpu, leaf, sub)
+            cached = self._constant(vcpu, leaf, sub)
+            # A guest may ask for any leaf and subleaf there is.
+            if len(self._cache) < _CACHED:
+                self._cache[(leaf, sub)] = cached
         eax, ebx, ecx, edx = cached
         if leaf == 1:
             ebx = ebx & 0xFF00FFFF | apic_id(len(vcpu.domain.vcpus)) << 16 | apic_id(vcpu.id) << 24
             if vcpu.engine.get("cr4") & _CR4_OSXSAVE:
                 ecx |= _ECX1_OSXSAVE
-        elif leaf in (0xB, 0x1F):
+        elif leaf == 0xB:
             edx = apic_id(vcpu.id)
         elif leaf == 0x8000001E:
             eax = apic_id(vcpu.id)
@@ -124,7 +128,7 @@ class CpuidPolicy:
             width = (apic_id(count) - 1).bit_length()
             regs = [1, 1, 0x100, 0] if not subleaf else [width, count, 0x201, 0]
             if subleaf > 1:
-                regs = [0, 0, subleaf, 0]
+                regs = [0, 0, subleaf & 0xFF, 0]
         elif leaf == 0x80000001:
             regs[2] &= ~(_ECX_SVM | _ECX_EXTAPIC | _ECX_IBS | _ECX_SKINIT | _ECX_WDT | _ECX_TOPOEXT)
             regs[2] |= _ECX_CMP_LEGACY
@@ -209,8 +213,9 @@ def xen_leaf(vcpu: Vcpu, leaf: int, subleaf: int) -> Registers:
 def _time_leaf(domain: Domain, subleaf: int) -> Registers:
     calibration = domain.calibration
     if subleaf == 0:
-        # Bit 1: the host's TSC is reliable; bit 2: RDTSCP. TSC mode 0 (default), incarnation 1.
-        return 1 << 1 | 1 << 2, 0, calibration.khz, 1
+        # Emulated; the host's is reliable; RDTSCP.  Incarnation 1: it was never migrated.
+        features = calibration.emulated | 1 << 1 | 1 << 2
+        return features, domain.tsc_mode, calibration.khz, 1
     if subleaf == 1:
         return 0, 0, calibration.mul, calibration.shift & _MASK32
     if subleaf == 2:

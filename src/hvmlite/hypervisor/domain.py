@@ -22,7 +22,7 @@ from hvmlite.hypervisor.memory import GuestMemory, Page
 from hvmlite.hypervisor.pages import Pages
 from hvmlite.hypervisor.physmap import Physmap
 from hvmlite.hypervisor.release import Release
-from hvmlite.hypervisor.timekeeping import TscCalibration
+from hvmlite.hypervisor.timekeeping import TscCalibration, TscMode
 from hvmlite.hypervisor.vcpu import Vcpu
 from hvmlite.hypervisor.watchdog import Watchdogs
 
@@ -91,6 +91,7 @@ class Domain:
         self.hooks = Hooks()
         self.partition = host.engine.create(host.machine, vcpus)
         self.calibration = TscCalibration(host.clock)
+        self.tsc_mode = TscMode.DEFAULT
         self.time_stale = True
         self.physmap = Physmap(self.partition)
         self.memory = GuestMemory(host.machine, self.partition, self.physmap)

@@ -5,6 +5,7 @@ No allocation, logging or lock that is not needed here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ from hvmlite.abi.layout import Abi
 from hvmlite.engine import base as b
 from hvmlite.engine.memory import PAGE_SHIFT
 from hvmlite.hypervisor.call import XenError
+from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.hypervisor.hypercalls.registry import note
 from hvmlite.hypervisor.hypercalls.table import HYPERCALLS
-from hvmlite.hypervisor.memory import GuestAccessError
+from hvmlite.hypervisor.memory import Gpa, GuestAccessError
 from hvmlite.hypervisor.msr import read_msr, write_msr
-from hvmlite.hypervisor.physmap import P2mType
-from hvmlite.hypervisor.fault import GeneralProtection
+from hvmlite.hypervisor.physmap import P2mType, allows
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.vcpu import Vcpu
@@ -76,6 +77,12 @@ def msr(vcpu: Vcpu, exit_: b.Msr) -> None:
         engine.inject_exception(_GP, 0)
 
 
+def tsc(vcpu: Vcpu, _exit: b.Exit) -> None:
+    """The TSC of a domain whose TSC is emulated."""
+    domain = vcpu.domain
+    vcpu.engine.complete_tsc(domain.calibration.tsc_at(domain.clock.now()))
+
+
 def port_io(vcpu: Vcpu, exit_: b.PortIo) -> None:
     """A PVH domU has no ports but the debug console: all ones, and writes vanish."""
     if not exit_.write:
@@ -88,14 +95,19 @@ def port_io(vcpu: Vcpu, exit_: b.PortIo) -> None:
 
 
 def mmio(vcpu: Vcpu, exit_: b.Mmio) -> None:
-    """An address without RAM: a device if the toolstack put one there, else all ones."""
+    """An address without RAM: a device if the toolstack put one there, else all ones.
+
+    What is written there, or to memory that is read-only (a grant), is lost.
+    """
     domain, gpa = vcpu.domain, exit_.gpa
     entry = domain.physmap.lookup(gpa >> PAGE_SHIFT)
-    if entry is not None and entry[1] is P2mType.GRANT_RO:
-        vcpu.engine.inject_exception(_GP, 0)
-        return
+    if entry is not None:
+        if allows(entry[1], write=exit_.write, fetch=exit_.fetch):
+            # Another vCPU has mapped it since: the guest tries again.
+            return
     if exit_.fetch:
-        vcpu.engine.inject_exception(_UD)
+        # Xen's emulator finds no code there and gives up.
+        vcpu.engine.inject_exception(_GP, 0)
         return
 
     def read(address: int, size: int) -> int:
@@ -103,7 +115,8 @@ def mmio(vcpu: Vcpu, exit_: b.Mmio) -> None:
             if device.start <= address < device.end:
                 return device.read(vcpu, address, size)
         if entry is not None:
-            return int.from_bytes(domain.memory.read(address, size), "little")
+            with contextlib.suppress(GuestAccessError):
+                return int.from_bytes(domain.memory.read(Gpa(address), size), "little")
         return (1 << 8 * size) - 1
 
     def write(address: int, size: int, value: int) -> None:
@@ -141,6 +154,7 @@ _HANDLERS: dict[type[b.Exit], Callable[[Any, Any], None]] = {
     b.Hypercall: hypercall,
     b.Cpuid: cpuid,
     b.Msr: msr,
+    b.Tsc: tsc,
     b.PortIo: port_io,
     b.Mmio: mmio,
     b.Halt: halt,

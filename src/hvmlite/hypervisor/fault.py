@@ -5,5 +5,5 @@ doing, so they are no HvmliteError and never reach the user.
 """
 
 
-class GeneralProtection(Exception):  # noqa: N818
+class GeneralProtection(Exception):
     """#GP(0): the MSR does not exist, is read-only, or does not take this value."""

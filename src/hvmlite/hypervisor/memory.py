@@ -114,7 +114,7 @@ class GuestMemory:
         self._partition = partition
         self._physmap = physmap
 
-    def read(self, gpa: int, size: int) -> bytes:
+    def read(self, gpa: Gpa, size: int) -> bytes:
         """A copy of `size` bytes from a guest-physical address; raises GuestAccessError."""
         offset = gpa & (PAGE_SIZE - 1)
         if 0 <= size <= PAGE_SIZE - offset:
@@ -126,7 +126,7 @@ class GuestMemory:
         parts = [self.read(at, step) for at, step in _pages(gpa, size)]
         return b"".join(parts)
 
-    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, gpa: Gpa, data: bytes | bytearray | memoryview) -> None:
         """Stores bytes at a guest-physical address; raises GuestAccessError, then writes nothing.
 
         What is written may be executed at once, also if older code was there.
@@ -150,22 +150,22 @@ class GuestMemory:
             self._partition.write(frame, start, view[done : done + length])
             done += length
 
-    def _writable(self, gpa: int, size: int) -> int:
+    def _writable(self, gpa: Gpa, size: int) -> int:
         frame = self._physmap.writable(gpa >> PAGE_SHIFT)
         if frame < 0:
             why = "read-only" if self._physmap.readable(gpa >> PAGE_SHIFT) >= 0 else None
             raise GuestAccessError(gpa, size, *(why,) if why else ())
         return frame
 
-    def page(self, gfn: int) -> Page:
+    def page(self, gfn: Gfn) -> Page:
         """The page behind a guest frame, writable; raises GuestAccessError."""
-        return Page(self.machine, self._writable(gfn << PAGE_SHIFT, PAGE_SIZE))
+        return Page(self.machine, self._writable(Gpa(gfn << PAGE_SHIFT), PAGE_SIZE))
 
 
-def _pages(gpa: int, size: int) -> list[tuple[int, int]]:
+def _pages(gpa: Gpa, size: int) -> list[tuple[Gpa, int]]:
     """Cuts a range at page boundaries into (address, size)."""
     if size < 0 or gpa < 0 or gpa + size > 1 << 52:
         raise GuestAccessError(gpa, size, "outside of the physical address space")
     end = gpa + size
     cuts = [gpa, *range((gpa | (PAGE_SIZE - 1)) + 1, end, PAGE_SIZE), end]
-    return [(at, to - at) for at, to in zip(cuts, cuts[1:], strict=False)]
+    return [(Gpa(at), to - at) for at, to in zip(cuts, cuts[1:], strict=False)]

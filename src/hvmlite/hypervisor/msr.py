@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
-from hvmlite.hypervisor.memory import GuestAccessError
 from hvmlite.hypervisor.fault import GeneralProtection
+from hvmlite.hypervisor.memory import Gpa, GuestAccessError
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.vcpu import Vcpu
@@ -65,6 +65,20 @@ class MsrDevice(Protocol):
 
     def write(self, vcpu: Vcpu, index: int, value: int) -> None:
         """Sets the register; raises GeneralProtection."""
+
+
+class EmulatedTscMsr:
+    """MSR_TSC of a domain whose TSC is emulated."""
+
+    ranges = ((MSR_TSC, MSR_TSC),)
+
+    def read(self, vcpu: Vcpu, index: int) -> int:
+        """See MsrDevice."""
+        return vcpu.domain.calibration.tsc_at(vcpu.domain.clock.now())
+
+    def write(self, vcpu: Vcpu, index: int, value: int) -> None:
+        """See MsrDevice."""
+        raise GeneralProtection
 
 
 def read_msr(vcpu: Vcpu, index: int) -> int:
@@ -128,6 +142,6 @@ def _write_hypercall_page(vcpu: Vcpu, value: int) -> None:
         raise GeneralProtection
     vcpu.domain.latch_shinfo_size(vcpu)
     try:
-        vcpu.domain.memory.write(value >> PAGE_SHIFT << PAGE_SHIFT, hypercall_page())
+        vcpu.domain.memory.write(Gpa(value >> PAGE_SHIFT << PAGE_SHIFT), hypercall_page())
     except GuestAccessError:
         raise GeneralProtection from None

@@ -45,6 +45,12 @@ _ACCESS = {
 }
 
 
+def allows(kind: P2mType, *, write: bool = False, fetch: bool = False) -> bool:
+    """Whether a guest may access a frame of that kind in that way."""
+    wanted = Access.EXECUTE if fetch else Access.WRITE if write else Access.READ
+    return bool(_ACCESS.get(kind, Access(0)) & wanted)
+
+
 class Physmap:
     """Guest frames to machine frames: a few large extents of RAM, and single changes to them."""
 

@@ -7,6 +7,7 @@ drifts.  Facts: public/xen.h (vcpu_time_info, shared_info), public/vcpu.h (runst
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from hvmlite.abi.layout import Abi
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from hvmlite.engine.base import EngineVcpu
     from hvmlite.hypervisor.clock import Clock
     from hvmlite.hypervisor.memory import Page
+
+
+class TscMode(IntEnum):
+    """XEN_CPUID_TSC_MODE_*: what decides whether the guest's TSC is the CPU's."""
+
+    DEFAULT = 0
+    ALWAYS_EMULATE = 1
+    NEVER_EMULATE = 2
+
 
 _SAMPLES = 3
 _MOST_SAMPLES = 30
@@ -41,6 +51,8 @@ class TscCalibration:
     `khz` is the nominal frequency, fixed once the guest may have seen it; `mul` and `shift` follow
     the measurement: ns = ((ticks << shift) * mul) >> 32.
     """
+
+    emulated = False
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -90,10 +102,17 @@ class TscCalibration:
         self.mul, self.shift = scale(elapsed, ticks)
         if not self.khz:
             self.khz = round(ticks * 1_000_000 / elapsed)
+        self._renew(tsc, now)
+
+    def _renew(self, tsc: int, now: int) -> None:
         self.tsc, self.system_time = tsc, now
         self.generation += 1
         self.next_sync = now + self._interval
         self._interval = min(2 * self._interval, _LAST_RESYNC)
+
+    def now(self, engine: EngineVcpu) -> int:
+        """System time by the guest's own TSC and parameters; the vCPU must be stopped."""
+        return self.ns_at(engine.read_tsc())
 
     def ns_at(self, tsc: int) -> int:
         """System time at a TSC value."""
@@ -117,6 +136,29 @@ class TscCalibration:
             tsc_to_system_mul=self.mul,
             tsc_shift=self.shift,
         )
+
+
+class EmulatedTsc(TscCalibration):
+    """A TSC that is counted from the clock, at the CPU's rate and from 0 when the domain starts.
+
+    Every read of it is an exit, which is answered with `tsc_at` the present time.
+    """
+
+    emulated = True
+
+    def sync(self, engine: EngineVcpu) -> None:
+        """See `TscCalibration.sync`; the CPU's own TSC is looked at once, for its rate."""
+        if not self.khz:
+            super().sync(engine)
+            self.mul, self.shift = scale(1_000_000, self.khz)
+            self.tsc = 0
+            return
+        now = self._clock.now()
+        self._renew(self.tsc_at(now), now)
+
+    def now(self, engine: EngineVcpu) -> int:
+        """See `TscCalibration.now`."""
+        return self._clock.now()
 
 
 def scale(ns: int, ticks: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hvmlite.errors import UserError
+from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform.apic_bus import ApicBus
 from hvmlite.platform.apicdef import (
     APIC_BASE_ADDR_MASK,
@@ -57,7 +58,6 @@ from hvmlite.platform.apicdef import (
     X2APIC_READABLE,
     X2APIC_WRITABLE,
 )
-from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform.lapic_timer import STOPPED, ApicTimer, TimerMode, TimerQueue
 
 __all__ = ("VLAPIC_VERSION", "ApicBus", "LapicState", "LocalApic")

@@ -14,11 +14,11 @@ from pathlib import Path
 from hvmlite.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from hvmlite.engine.base import CpuState, Segment
 from hvmlite.errors import UserError
-from hvmlite.hypervisor.control import Control, CpuidPolicy, Domain, Limits
+from hvmlite.hypervisor.control import Control, CpuidPolicy, Domain, Limits, TscMode
 from hvmlite.hypervisor.release import find_release
 from hvmlite.platform.acpi import build_acpi
 from hvmlite.toolstack import layout
-from hvmlite.toolstack.config import DomainConfig
+from hvmlite.toolstack.config import TSC_MODES, DomainConfig
 from hvmlite.toolstack.hardware import LapicDevice, attach_mtrr
 from hvmlite.toolstack.kernel import KernelImage
 from hvmlite.toolstack.start_info import Module, build_start_info, start_info_size
@@ -157,6 +157,7 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
         control.set_param(domain, param, value)
     control.seed_grant(domain, GNTTAB_RESERVED_CONSOLE, layout.SpecialPage.CONSOLE)
     control.seed_grant(domain, GNTTAB_RESERVED_XENSTORE, layout.SpecialPage.XENSTORE)
+    control.set_tsc_mode(domain, TscMode(TSC_MODES.index(config.tsc_mode)))
     control.power_on(domain)
     attach_mtrr(control, domain)
     if config.lapic:

@@ -18,7 +18,7 @@ from hvmlite.xenstore.ring import RingTransport
 from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
-    from hvmlite.hypervisor.control import Control, Domain
+    from hvmlite.hypervisor.control import Control
 
 
 class Incarnation:
@@ -66,6 +66,8 @@ class Incarnation:
         self._ring = RingTransport(
             control.map_page(domain, SpecialPage.XENSTORE), store_port.notify, connection
         )
+        # So xenstored of 4.17 tells a domain that it is there: the guest starts with this pending.
+        store_port.notify()
 
     def start(self) -> None:
         """Lets it run."""

@@ -198,6 +198,7 @@ void ask_hvm(void)
     struct xen_hvm_get_time time = {.now = 0};
     struct xen_hvm_get_mem_type type = {.domid = DOMID_SELF, .pfn = 0xfffffffffull};
     static u64 zeros[8];
+    long rc;
 
     own = own_domid();
     ask_params();
@@ -210,7 +211,11 @@ void ask_hvm(void)
     answer_rc("hvm.upcall_vector.null", hvm_op(HVMOP_set_evtchn_upcall_vector, NULL));
     answer_rc("hvm.get_time", hvm_op(HVMOP_get_time, &time));
     answer("hvm.get_time.value", "%s", zero_or_not(time.now));
-    answer("hvm.get_mem_type.huge", "%ld:%u", hvm_op(HVMOP_get_mem_type, &type), type.mem_type);
+    rc = hvm_op(HVMOP_get_mem_type, &type);
+    answer("hvm.get_mem_type.huge", "%ld:%u", rc, type.mem_type);
+    type.pfn = 0;
+    rc = hvm_op(HVMOP_get_mem_type, &type);
+    answer("hvm.get_mem_type.ram", "%ld:%u", rc, type.mem_type);
     answer_rc("hvm.flush_tlbs", hvm_op(HVMOP_flush_tlbs, NULL));
     answer_rc("hvm.flush_tlbs.ptr", hvm_op(HVMOP_flush_tlbs, zeros));
     ask_with_self();

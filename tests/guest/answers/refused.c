@@ -32,7 +32,8 @@ static void ask_multicall(void)
     answer("multicall.mixed", "%ld results=%08x,%ld,%ld,%ld", rc, (u32)calls[0].result, (long)calls[1].result,
            (long)calls[2].result, (long)calls[3].result);
     calls[0] = (struct multicall_entry){.op = __HYPERVISOR_multicall};
-    answer("multicall.nested", "%ld result=%ld", multicall(calls, 1), (long)calls[0].result);
+    rc = multicall(calls, 1);
+    answer("multicall.nested", "%ld result=%ld", rc, (long)calls[0].result);
     answer_rc("multicall.0", multicall(NULL, 0));
     answer_rc("multicall.null", multicall(NULL, 1));
     /* The list goes on into a page that is not there. */

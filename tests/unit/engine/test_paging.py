@@ -139,9 +139,7 @@ def test_against_a_model(data: st.DataObject) -> None:
         shift = data.draw(st.sampled_from(shifts))
         va = data.draw(places) >> shift << shift
         # A leaf may not lie where a table is, nor the other way round.
-        assume(
-            all(va >> max(s, shift) != other >> max(s, shift) for other, s in model)
-        )
+        assume(all(va >> max(s, shift) != other >> max(s, shift) for other, s in model))
         pa = data.draw(st.integers(0, (1 << PHYSICAL[make]) - 1)) >> shift << shift
         flags = P | data.draw(st.sampled_from((0, RW, US, RW | US)))
         model[va, shift] = (pa, flags)
@@ -150,9 +148,9 @@ def test_against_a_model(data: st.DataObject) -> None:
         if make is not two_level:
             entry |= data.draw(st.sampled_from((0, NX)))
         tables.map(va, entry, shift)
-    probes = [
-        va + data.draw(st.integers(-(1 << shift), 2 << shift)) for va, shift in model
-    ] + [data.draw(places)]
+    probes = [va + data.draw(st.integers(-(1 << shift), 2 << shift)) for va, shift in model] + [
+        data.draw(places)
+    ]
     for raw in probes:
         va = raw % (1 << WIDTH[make])
         address = va

@@ -51,7 +51,9 @@ def rig() -> Iterator[Rig]:
 def run(host: Host, seconds: float = 10) -> None:
     """Runs the loop; a test that does not stop it fails."""
     late = []
-    timer = host.timers.at(host.clock.now() + int(seconds * 1e9), lambda: (late.append(1), host.stop())[1])
+    timer = host.timers.at(
+        host.clock.now() + int(seconds * 1e9), lambda: (late.append(1), host.stop())[1]
+    )
     host.run()
     timer.cancel()
     assert not late, "nobody stopped the loop"
@@ -177,7 +179,9 @@ def test_calls_from_many_threads_are_all_made(host: Host) -> None:
     threads = [threading.Thread(target=caller) for _ in range(4)]
     for thread in threads:
         thread.start()
-    threading.Thread(target=lambda: ([t.join() for t in threads], host.call_soon(host.stop))).start()
+    threading.Thread(
+        target=lambda: ([t.join() for t in threads], host.call_soon(host.stop))
+    ).start()
     run(host, 30)
     assert count == [2000]
 

@@ -28,6 +28,8 @@ _SEGMENT_PREFIXES = {
     0x3E: Segment.DS, 0x64: Segment.FS, 0x65: Segment.GS,
 }  # fmt: skip
 _OTHER_PREFIXES = (0x66, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50))
+_RDTSC = b"\x0f\x31"
+_RDTSCP = b"\x0f\x01\xf9"
 _STRING_LIMIT = 1024
 """Bytes of INS or OUTS that one exit carries; the guest goes on with the rest."""
 
@@ -198,3 +200,27 @@ def begin_string(
             inject_page_fault(vcpu, fault)
             return None
     return string
+
+
+def tsc_instruction(vcpu: TcgVcpu) -> tuple[bool, int] | None:
+    """(whether it is RDTSCP, its bytes) of the RDTSC or RDTSCP at the instruction pointer.
+
+    None if neither is there.
+    """
+    code = vcpu.fetch(len(_RDTSCP))
+    if code[: len(_RDTSC)] == _RDTSC:
+        return False, len(_RDTSC)
+    if code == _RDTSCP:
+        return True, len(_RDTSCP)
+    code = vcpu.fetch(_LONGEST_INSTRUCTION)
+    start = 0
+    while start < len(code) and (
+        code[start] in _SEGMENT_PREFIXES
+        or code[start] in _OTHER_PREFIXES
+        or code[start] == _ADDRESS_SIZE_PREFIX
+    ):
+        start += 1
+    for opcode, with_aux in ((_RDTSC, False), (_RDTSCP, True)):
+        if code[start : start + len(opcode)] == opcode:
+            return with_aux, start + len(opcode)
+    return None

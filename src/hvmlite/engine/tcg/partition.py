@@ -152,6 +152,13 @@ class TcgPartition(b.Partition):
                 time.sleep(0.00005)
         self.nested.flushed()
 
+    def intercept_tsc(self) -> None:
+        """See `Partition.intercept_tsc`."""
+        start = self.area + L.MSR_MAP
+        self.memory.u8[start : start + L.MSR_MAP_SIZE] = msr_map(tsc=False)
+        for vcpu in self.vcpus:
+            vcpu.intercept_tsc()
+
     def write(self, frame: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """See `Partition.write`."""
         start = (frame << PAGE_SHIFT) + offset

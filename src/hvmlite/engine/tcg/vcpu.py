@@ -16,7 +16,13 @@ from hvmlite.engine import base as b
 from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.control_registers import ControlRegisters
-from hvmlite.engine.tcg.emulate import StringIo, begin_string, emulate_mmio, inject_page_fault
+from hvmlite.engine.tcg.emulate import (
+    StringIo,
+    begin_string,
+    emulate_mmio,
+    inject_page_fault,
+    tsc_instruction,
+)
 
 if TYPE_CHECKING:
     from hvmlite.engine.tcg.partition import TcgPartition
@@ -39,13 +45,13 @@ _PASS_MSRS = (
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,
     0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,
 )  # fmt: skip
-_PASS_MSR_READS = (0x10,)
+_MSR_TSC = 0x10
 
 
-def msr_map() -> bytearray:
-    """The MSR permission map: everything exits but the MSRs named above."""
+def msr_map(*, tsc: bool = True) -> bytearray:
+    """The MSR permission map: all exit but those named above and, with `tsc`, reads of the TSC."""
     table = bytearray(b"\xff" * L.MSR_MAP_SIZE)
-    for msrs, bits in ((_PASS_MSRS, 3), (_PASS_MSR_READS, 1)):
+    for msrs, bits in ((_PASS_MSRS, 3), ((_MSR_TSC,) if tsc else (), 1)):
         for msr in msrs:
             base, index = (0, msr) if msr < 0x2000 else (0x800, msr - 0xC0000000)
             table[base + index // 4] &= ~(bits << (2 * (index % 4)))
@@ -108,6 +114,8 @@ class TcgVcpu(b.EngineVcpu):
             L.EXIT_NMI: self._interrupted,
             L.EXIT_SHUTDOWN: self._shut_down,
             L.EXIT_INVD: self._skip_two,
+            L.EXIT_RDTSC: self._tsc,
+            L.EXIT_RDTSCP: self._tsc,
             L.EXIT_INVALID: self._invalid,
             L.EXIT_CR0_WRITE: self._control_write,
             L.EXIT_CR4_WRITE: self._control_write,
@@ -119,6 +127,8 @@ class TcgVcpu(b.EngineVcpu):
         self._exit_cpuid = b.Cpuid()
         self._exit_msr = b.Msr()
         self._exit_port = b.PortIo()
+        self._exit_tsc = b.Tsc()
+        self._tsc_found = False, 0
         self._exit_mmio = b.Mmio()
         self._exit_halt = b.Halt()
         self._exit_shutdown = b.Shutdown()
@@ -155,6 +165,11 @@ class TcgVcpu(b.EngineVcpu):
     def allow_sleep(self) -> None:
         """Lets the stub sleep while it has nothing to do; kicks must work from now on."""
         self._u32[(self._mailbox + L.SPIN) // 4] = SPIN_LIMIT
+
+    def intercept_tsc(self) -> None:
+        """Has RDTSC and RDTSCP exit."""
+        self._u32[(self._vmcb + L.INTERCEPT_1) // 4] |= L.INTERCEPT_RDTSC
+        self._u32[(self._vmcb + L.INTERCEPT_2) // 4] |= L.INTERCEPT_RDTSCP
 
     def use_nested(self, address: int) -> None:
         """Runs on the nested tables with that root (physical address) from now on."""
@@ -331,6 +346,15 @@ class TcgVcpu(b.EngineVcpu):
         exit_.value = (u64[self._rax] & _MASK32) | (u64[self._rbx + 2] & _MASK32) << 32
         return exit_
 
+    def _tsc(self) -> b.Exit | None:
+        # QEMU has one exit code for both.
+        found = tsc_instruction(self)
+        if found is None:
+            # Another vCPU has changed it meanwhile: what is there now runs.
+            return None
+        self._tsc_found = found
+        return self._exit_tsc
+
     def _port(self) -> b.Exit | None:
         exit_ = self._exit_port
         info = self._u64[self._code + 1]
@@ -441,6 +465,15 @@ class TcgVcpu(b.EngineVcpu):
     def complete_wrmsr(self) -> None:
         """See `EngineVcpu.complete_wrmsr`."""
         self.advance(2)
+
+    def complete_tsc(self, value: int) -> None:
+        """See `EngineVcpu.complete_tsc`."""
+        with_aux, length = self._tsc_found
+        self._u64[self._rax] = value & _MASK32
+        self._u64[self._rbx + 2] = value >> 32 & _MASK32
+        if with_aux:
+            self._u64[self._rbx + 1] = self.command(L.CMD_RDTSC)[1] & _MASK32
+        self.advance(length)
 
     def complete_in(self, value: int) -> None:
         """See `EngineVcpu.complete_in`."""

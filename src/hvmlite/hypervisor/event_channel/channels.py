@@ -44,6 +44,7 @@ from hvmlite.hypervisor.event_channel.ports import (
     port_info,
 )
 from hvmlite.hypervisor.event_channel.two_level import TwoLevel
+from hvmlite.hypervisor.memory import Gfn
 from hvmlite.hypervisor.physmap import P2mType
 
 if TYPE_CHECKING:
@@ -431,7 +432,7 @@ class EventChannels:
         entry = self.domain.physmap.lookup(gfn)
         if entry is None or entry[1] is not P2mType.RAM_RW:
             raise XenError(XEN_EINVAL)
-        return self.domain.memory.page(gfn)
+        return self.domain.memory.page(Gfn(gfn))
 
     def _remote_channels(self, domid: int) -> EventChannels | None:
         """The event channels of another domain; None if it is one that this process plays."""

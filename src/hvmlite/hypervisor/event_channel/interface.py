@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from hvmlite.abi.layout import Abi
     from hvmlite.hypervisor.event_channel.channels import EventChannels
+    from hvmlite.hypervisor.memory import Gfn
     from hvmlite.hypervisor.physmap import P2mType
 
 Callback: TypeAlias = Callable[[], None]
@@ -67,7 +68,7 @@ class Vcpu(Protocol):
 class Memory(Protocol):
     """Guest-physical memory."""
 
-    def page(self, gfn: int, /) -> Page:
+    def page(self, gfn: Gfn, /) -> Page:
         """The frame behind `gfn`. Raises GuestAccessError if that is not RAM."""
 
 

@@ -26,7 +26,8 @@ _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _MEM_TYPE = {
     P2mType.RAM_RW: abi.HVMMEM_ram_rw,
     P2mType.RAM_RO: abi.HVMMEM_ram_ro,
-    P2mType.GRANT_RW: abi.HVMMEM_ram_rw,
+    # A grant counts as memory only if it is read-only: so p2m_is_ram and p2m_is_readonly say.
+    P2mType.GRANT_RW: abi.HVMMEM_mmio_dm,
     P2mType.GRANT_RO: abi.HVMMEM_ram_ro,
     P2mType.FOREIGN: abi.HVMMEM_mmio_dm,
     P2mType.XENHEAP: abi.HVMMEM_ram_rw,
@@ -81,7 +82,7 @@ def _pagetable_dying(call: Call) -> int:
 
 def _get_time(call: Call) -> int:
     # By the guest's own TSC and scale, so that it fits exactly between two looks at vcpu_time_info.
-    now = call.domain.calibration.ns_at(call.vcpu.engine.read_tsc())
+    now = call.domain.calibration.now(call.vcpu.engine)
     call.copy_to(call.args[1], abi.xen_hvm_get_time(now))
     return 0
 

@@ -197,7 +197,7 @@ def test_any_writes_against_a_bytearray(writes: list[tuple[int, bytes, bool]]) -
         rig.device.write(0x20_0000 + at, data)
         model[at : at + len(data)] = data
         assert bytes(rig.memory.u8[0x20_0000 + at : 0x20_0000 + at + len(data)]) == data
-    assert rig.memory.u8[0x20_0000 : 0x40_0000] == model
+    assert rig.memory.u8[0x20_0000:0x40_0000] == model
     rig.close()
 
 

@@ -20,7 +20,14 @@ from hvmlite.errors import EngineError
 from .fakes import Machine
 
 IN, STRING, REP = 1, 1 << 2, 1 << 3
-PREFIXES = {"es": b"\x26", "cs": b"\x2e", "ss": b"\x36", "ds": b"\x3e", "fs": b"\x64", "gs": b"\x65"}
+PREFIXES = {
+    "es": b"\x26",
+    "cs": b"\x2e",
+    "ss": b"\x36",
+    "ds": b"\x3e",
+    "fs": b"\x64",
+    "gs": b"\x65",
+}
 ADDRESS_SIZE = b"\x67"
 DF = 1 << 10
 PF_EVENT = 1 << 31 | 1 << 11 | 3 << 8 | 14
@@ -39,9 +46,7 @@ def set_mode(machine: Machine, bits: int) -> None:
     assert machine.vcpu.mode == bits
 
 
-def start_string(
-    machine: Machine, size: int, flags: int, prefix: bytes = b""
-) -> b.PortIo | None:
+def start_string(machine: Machine, size: int, flags: int, prefix: bytes = b"") -> b.PortIo | None:
     """INS or OUTS at 0x1000, with what QEMU says of it: neither address size nor segment."""
     if machine.partition.frame_at(0x1000) < 0:
         machine.place(0x1000, bytes(16))

@@ -232,9 +232,7 @@ def test_a_qemu_that_ignores_nested_paging_is_refused(
     partition.close()
 
 
-def test_the_selftest_is_done_once(
-    memory: MachineMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_selftest_is_done_once(memory: MachineMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     partition = TcgEngine().create(memory, 1)
     partition.wait_ready()
     monkeypatch.setattr(selftest, "run", None)

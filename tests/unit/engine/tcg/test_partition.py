@@ -203,9 +203,7 @@ def test_a_flush_waits_for_who_runs(machines: Callable[..., Machine]) -> None:
 
     def stop_later(cpu: int) -> None:
         assert cpu == 1
-        threading.Timer(
-            0.05, machine.exit, (machine.partition.vcpus[cpu], L.EXIT_INTR)
-        ).start()
+        threading.Timer(0.05, machine.exit, (machine.partition.vcpus[cpu], L.EXIT_INTR)).start()
 
     machine.dma.stub = stop_later
     begin = time.monotonic()
@@ -259,7 +257,9 @@ def test_close(memory: MachineMemory, machines: Callable[..., Machine]) -> None:
     machine.partition.close()
 
 
-def test_the_area_is_zeroed_for_the_next(memory: MachineMemory, machines: Callable[..., Machine]) -> None:
+def test_the_area_is_zeroed_for_the_next(
+    memory: MachineMemory, machines: Callable[..., Machine]
+) -> None:
     machine = machines()
     machine.vcpu.set("rbx", 0x1234)
     start = machine.partition.area

@@ -51,7 +51,7 @@
 
 #define CMD_RUN         1
 #define CMD_CPUID       2       /* A0 leaf, A1 subleaf -> A0..A3 eax..edx */
-#define CMD_RDTSC       3       /* -> A0 */
+#define CMD_RDTSC       3       /* -> A0 TSC, A1 TSC_AUX (the guest's: nothing switches it) */
 #define CMD_READ32      4       /* A0 physical address -> A1 */
 #define CMD_WRITE32     5       /* A0 physical address, A1 value */
 #define CMD_MEASURE     6       /* A0 times VMRUN of a guest that only calls; -> A1 TSC ticks */
@@ -266,10 +266,11 @@ do_cpuid:
         mov     %rdx,MB_A3(%rsp)
         jmp     done
 do_rdtsc:
-        rdtsc
+        rdtscp
         shl     $32,%rdx
         or      %rdx,%rax
         mov     %rax,MB_A0(%rsp)
+        mov     %rcx,MB_A1(%rsp)
         jmp     done
 do_read:
         mov     MB_A0(%rsp),%rbx
