@@ -6,6 +6,7 @@ with a domain.  Errors meant for the user are `UserError` and `EngineError`.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hvmlite.errors import EngineError, HvmliteError, UserError
@@ -41,6 +42,4 @@ def __getattr__(name: str) -> object:
     # Loaded on first use: a program that needs only the ABI should not pay for the rest.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name]), name)

@@ -7,6 +7,7 @@ addresses in the caller's own paging mode, as for every HVM and PVH guest.
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from hvmlite.abi.layout import Abi, Struct
@@ -88,7 +89,7 @@ class Call:
             raise GuestAccessError(address, size, "no such range")
         end = address + size
         cuts = [address, *range((address | (PAGE_SIZE - 1)) + 1, end, PAGE_SIZE), end]
-        return [(at, to - at) for at, to in zip(cuts, cuts[1:], strict=False)]
+        return [(at, to - at) for at, to in pairwise(cuts)]
 
     def copy_from(self, address: int, kind: type[S]) -> S:
         """Copies a struct in, in the caller's layout; raises GuestAccessError."""

@@ -19,14 +19,13 @@ from hvmlite.hypervisor.hypercalls.registry import note
 from hvmlite.hypervisor.hypercalls.table import HYPERCALLS
 from hvmlite.hypervisor.memory import Gpa, GuestAccessError
 from hvmlite.hypervisor.msr import read_msr, write_msr
-from hvmlite.hypervisor.physmap import P2mType, allows
+from hvmlite.hypervisor.physmap import allows
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.vcpu import Vcpu
 
 _MASK32 = 0xFFFF_FFFF
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
-_UD = 6
 _GP = 13
 _IF = 1 << 9
 DEBUG_PORT = 0xE9
@@ -101,10 +100,9 @@ def mmio(vcpu: Vcpu, exit_: b.Mmio) -> None:
     """
     domain, gpa = vcpu.domain, exit_.gpa
     entry = domain.physmap.lookup(gpa >> PAGE_SHIFT)
-    if entry is not None:
-        if allows(entry[1], write=exit_.write, fetch=exit_.fetch):
-            # Another vCPU has mapped it since: the guest tries again.
-            return
+    if entry is not None and allows(entry[1], write=exit_.write, fetch=exit_.fetch):
+        # Another vCPU has mapped it since: the guest tries again.
+        return
     if exit_.fetch:
         # Xen's emulator finds no code there and gives up.
         vcpu.engine.inject_exception(_GP, 0)

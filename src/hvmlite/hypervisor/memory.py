@@ -7,6 +7,7 @@ see them as code; words that the guest changes too change by the atomic operatio
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NewType
 
 from hvmlite.engine import atomics
@@ -168,4 +169,4 @@ def _pages(gpa: Gpa, size: int) -> list[tuple[Gpa, int]]:
         raise GuestAccessError(gpa, size, "outside of the physical address space")
     end = gpa + size
     cuts = [gpa, *range((gpa | (PAGE_SIZE - 1)) + 1, end, PAGE_SIZE), end]
-    return [(Gpa(at), to - at) for at, to in zip(cuts, cuts[1:], strict=False)]
+    return [(Gpa(at), to - at) for at, to in pairwise(cuts)]

@@ -81,7 +81,7 @@ class Console:
 
     @property
     def input_room(self) -> int:
-        """How many bytes `write` can hand on at present; more are dropped (in the host's thread)."""
+        """How many bytes `write` can hand on at present (in the host's thread)."""
         return self._room() if self._feed is not None else max(0, HISTORY - len(self._early))
 
     @property

@@ -52,8 +52,8 @@ class Incarnation:
     def _connect(self, plan: BootPlan, output: Callable[[bytes], None]) -> None:
         control, store, domain = self._control, self._store, self.domain
         # The store's port comes first: guests of real Xen find it at 1 and the console at 2.
-        store_port = control.allocate_port(domain, lambda: self._ring.on_event())
-        console_port = control.allocate_port(domain, lambda: self.console.on_event())
+        store_port = control.allocate_port(domain, self._store_event)
+        console_port = control.allocate_port(domain, self._console_event)
         control.set_param(domain, HVM_PARAM_STORE_EVTCHN, store_port.port)
         control.set_param(domain, HVM_PARAM_CONSOLE_EVTCHN, console_port.port)
         self.console = ConsoleBackend(
@@ -68,6 +68,13 @@ class Incarnation:
         )
         # So xenstored of 4.17 tells a domain that it is there: the guest starts with this pending.
         store_port.notify()
+
+    # The ports exist before the rings that they ring for.
+    def _store_event(self) -> None:
+        self._ring.on_event()
+
+    def _console_event(self) -> None:
+        self.console.on_event()
 
     def start(self) -> None:
         """Lets it run."""

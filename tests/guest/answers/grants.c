@@ -46,6 +46,14 @@ static void answer_entry(const char *question, int status)
     answer(question, "0 status=%d flags=%08x", status, READ_ONCE(table[REF].flags));
 }
 
+static void answer_mem_type(const char *question)
+{
+    struct xen_hvm_get_mem_type type = {.domid = DOMID_SELF, .pfn = hole >> PAGE_SHIFT};
+    long rc = hvm_op(HVMOP_get_mem_type, &type);
+
+    answer(question, "%ld:%u", rc, type.mem_type);
+}
+
 static void ask_table(void)
 {
     static xen_pfn_t list[64];
@@ -95,6 +103,7 @@ static void ask_map(void)
     answer_entry("gnttab.map.own.rw", one.status);
     answer("gnttab.map.own.rw.handle", "%u", one.handle);
     answer_read("gnttab.map.own.rw.read", (u32 *)hole);
+    answer_mem_type("gnttab.map.own.rw.mem_type");
     answer("gnttab.map.own.left", "%s", *(u32 *)page == ~0u ? "ones" : "value");
     two = map(own, GNTMAP_host_map, hole + PAGE_SIZE);
     answer_entry("gnttab.map.own.rw.second", two.status);
@@ -113,7 +122,10 @@ static void ask_map(void)
     answer_entry("gnttab.map.own.ro.as_rw", map(own, GNTMAP_host_map, hole).status);
     one = map(own, GNTMAP_host_map | GNTMAP_readonly, hole);
     answer_entry("gnttab.map.own.ro", one.status);
+    answer_mem_type("gnttab.map.own.ro.mem_type");
     answer_read("gnttab.map.own.ro.read", (u32 *)hole);
+    answer_rc("gnttab.map.own.ro.write", try_write32((u32 *)hole, 0x1111));
+    answer_read("gnttab.map.own.ro.reread", (u32 *)hole);
     answer_entry("gnttab.unmap.ro", unmap(hole, one.handle));
 }
 

@@ -35,6 +35,11 @@ static void ask_ports(void)
     answer("port.l.b008.pmtimer", "%s", inl(0xb008) == ~0u ? "ones" : "other");
 }
 
+static void jump(void *to)
+{
+    ((void (*)(void))to)();
+}
+
 void ask_machine(void)
 {
     u32 *hole = (u32 *)(alloc_hole(1) << PAGE_SHIFT);
@@ -45,6 +50,7 @@ void ask_machine(void)
     answer_read("mem.hole.read", hole);
     answer_rc("mem.hole.write", try_write32(hole, 0x1234));
     answer_read("mem.hole.reread", hole);
+    answer_rc("mem.hole.exec", trap_of(jump, hole));
     answer_read("mem.a0000.read", (u32 *)0xa0000);
     answer_read("mem.f0000.read", (u32 *)0xf0000);
     answer_read("mem.fffffff0.read", (u32 *)0xfffffff0);

@@ -145,9 +145,7 @@ def test_code_is_marked_where_there_is_ram(physmap: Physmap, partition: FakePart
     marks: list[tuple[int, int, int]] = []
     real = partition.map
 
-    def record(
-        gfn: int, frame: int, count: int, access: Access, *, code: bool = False
-    ) -> None:
+    def record(gfn: int, frame: int, count: int, access: Access, *, code: bool = False) -> None:
         if code:
             assert access == Access.RWX
             marks.append((gfn, frame, count))
@@ -200,7 +198,9 @@ def test_against_a_dictionary(machine: MachineMemory, steps: list[tuple[int, ...
         if kind in OWN_TYPES:
             # One place for each of its own frames: whoever moves one takes it out first.
             for i in range(count):
-                for place in [p for p, e in model.items() if e[0] == frame + i and e[1] in OWN_TYPES]:
+                for place in [
+                    p for p, e in model.items() if e[0] == frame + i and e[1] in OWN_TYPES
+                ]:
                     physmap.clear(place)
                     del model[place]
         physmap.set(gfn, frame, kind, count)

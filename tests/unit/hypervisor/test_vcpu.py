@@ -16,7 +16,6 @@ from hvmlite.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot
 from hvmlite.abi.vcpu import (
     RUNSTATE_blocked,
     RUNSTATE_offline,
-    RUNSTATE_runnable,
     RUNSTATE_running,
 )
 from hvmlite.abi.xen import VIRQ_TIMER

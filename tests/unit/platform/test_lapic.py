@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from hvmlite.hypervisor.clock import NEVER, Clock, TimerQueue
+from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform.apicdef import (
     APIC_BASE_BSP,
     APIC_BASE_ENABLE,
@@ -44,7 +45,6 @@ from hvmlite.platform.apicdef import (
     MSR_TSC_DEADLINE,
     MSR_X2APIC_FIRST,
 )
-from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform.lapic import ApicBus, LocalApic
 
 TSC_KHZ = 2_000_000

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hvmlite.errors import UserError
 from hvmlite.hypervisor.clock import NEVER, Clock, TimerQueue
+from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform import apicdef
 from hvmlite.platform.apicdef import (
     APIC_BASE_ENABLE,
@@ -31,7 +32,6 @@ from hvmlite.platform.apicdef import (
     MSR_TSC_DEADLINE,
     MSR_X2APIC_FIRST,
 )
-from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.platform.lapic import ApicBus, LapicState, LocalApic
 from hvmlite.platform.lapic_timer import STOPPED
 

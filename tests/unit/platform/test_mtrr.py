@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmlite.platform import mtrr
 from hvmlite.hypervisor.fault import GeneralProtection
+from hvmlite.platform import mtrr
 from hvmlite.platform.mtrr import Mtrr
 
 CAP, DEF_TYPE, PAT = 0xFE, 0x2FF, 0x277

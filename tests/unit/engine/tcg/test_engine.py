@@ -289,7 +289,7 @@ def test_kicks_reach_the_vcpu_they_are_for(
         others = [each for each in partition.vcpus if each.index < vcpu.index]
         time.sleep(0.01)
         for each in others:
-            assert not each.exited() or each.take_exit() is None and each.start() is None
+            assert not each.exited() or (each.take_exit() is None and each.start() is None)
     # A kick between two runs is no reason to lose the next exit.
     vcpu = partition.vcpus[0]
     vcpu.kick()

@@ -605,7 +605,7 @@ def test_constant_leaves(machine: Machine) -> None:
 def test_leaves_that_the_table_has_no_room_for_exit(machine: Machine) -> None:
     many: list[b.CpuidAnswer | None] = [(i, 0, 0, 0) for i in range(64)]
     machine.vcpu.set_constant_cpuid(
-        {leaf: many for leaf in range(4)} | {0x20: (1, 1, 1, 1), 0x8000_0020: (1, 1, 1, 1)}
+        dict.fromkeys(range(4), many) | {0x20: (1, 1, 1, 1), 0x8000_0020: (1, 1, 1, 1)}
     )
     answered = [leaf for leaf in range(4) if answer_of_the_stub(machine, leaf, 63) is not None]
     assert answered == [0, 1]
