@@ -24,7 +24,7 @@ from hvmlite.hypervisor.fault import GeneralProtection
 from hvmlite.hypervisor.hvm_params import DEPRECATED, GUEST_READS, GUEST_WRITES
 from hvmlite.hypervisor.hypercalls.registry import OLDEST, Family, OpInfo
 from hvmlite.hypervisor.hypercalls.table import FAMILIES
-from hvmlite.hypervisor.msr import HYPERCALL_PAGE_MSR, MSR_EFER, read_msr, write_msr
+from hvmlite.hypervisor.msr import HYPERCALL_PAGE_MSR, MSR_EFER, MSR_TSC, read_msr, write_msr
 from hvmlite.hypervisor.release import DEFAULT, RELEASES
 from hvmlite.toolstack.hardware import LapicDevice, MtrrDevice
 
@@ -271,6 +271,8 @@ def _hypervisor(index: int) -> tuple[str, str]:
     )
     if index == MSR_EFER:
         return "value", "checked"
+    if index == MSR_TSC:
+        return "value", ""
     try:
         read = str(read_msr(vcpu, index))
     except GeneralProtection:

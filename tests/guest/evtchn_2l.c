@@ -65,6 +65,7 @@ static void test_initial(void)
 {
     struct evtchn_status s;
 
+    call("EVTCHNOP_status");
     check_status("evtchn.initial.0", 0, EVTCHNSTAT_closed, 0);
     for (evtchn_port_t port = 1; port <= 2; port++) {
         s = check_status("evtchn.initial.1 and 2", port, EVTCHNSTAT_interdomain, 0);
@@ -79,6 +80,7 @@ static void test_alloc(void)
     evtchn_port_t first = 0, second = 0, port = 0;
     struct evtchn_status s;
 
+    call("EVTCHNOP_alloc_unbound");
     check_rc("evtchn.alloc.self_dom0", evtchn_alloc_unbound(DOMID_SELF, 0, &first), 0);
     check_signed("evtchn.alloc.first_port", first, 3);
     check_rc("evtchn.alloc.self_self", evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &second), 0);
@@ -98,12 +100,14 @@ static void test_alloc(void)
     check_rc("evtchn.alloc.remote_ffff", evtchn_alloc_unbound(DOMID_SELF, 0xffff, &port), 0);
     evtchn_close(port);
 
+    call("EVTCHNOP_bind_interdomain");
     check_rc("evtchn.inter.badport", evtchn_bind_interdomain(DOMID_SELF, 1000, &port), -XEN_EINVAL);
     check_rc("evtchn.inter.port0", evtchn_bind_interdomain(DOMID_SELF, 0, &port), -XEN_EINVAL);
     check_rc("evtchn.inter.dom0_port0", evtchn_bind_interdomain(0, 0, &port), -XEN_EINVAL);
     check_rc("evtchn.inter.dom0_port1", evtchn_bind_interdomain(0, 1, &port), -XEN_EINVAL);
     check_rc("evtchn.inter.unbound_for_dom0", evtchn_bind_interdomain(DOMID_SELF, first, &port), -XEN_EINVAL);
 
+    call("EVTCHNOP_close");
     evtchn_close(first);
     check_rc("evtchn.reuse.order", evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &port), 0);
     check_signed("evtchn.reuse.order: lowest first", port, first);
@@ -127,18 +131,22 @@ static void test_loop(void)
 
     evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &b);
     evtchn_mask_all();
+    call("EVTCHNOP_bind_interdomain");
     check_rc("evtchn.inter.loop", evtchn_bind_interdomain(DOMID_SELF, b, &c), 0);
     check_signed("evtchn.inter.port_minus_b", (long)c - (long)b, 1);
     check_loop_status("evtchn.status.inter_c", c, b);
     check_loop_status("evtchn.status.inter_b", b, c);
     check_true("evtchn.inter.bits_local: a fresh binding is pending", evtchn_pending(c));
 
+    call("EVTCHNOP_send");
     set_bits(c, true, 0);
     evtchn_send(b);
     check_bits("evtchn.send.reverse.bits", c, 1, 1, 0, 0);
+    call("EVTCHNOP_unmask");
     check_rc("evtchn.unmask.pending", evtchn_unmask(c), 0);
     check_bits("unmasking delivers", c, 1, 0, 1, 1);
 
+    call("EVTCHNOP_send");
     set_bits(c, false, 0);
     check_rc("evtchn.send.unmasked", evtchn_send(b), 0);
     check_bits("evtchn.send.unmasked.bits", c, 1, 0, 1, 1);
@@ -160,6 +168,7 @@ static void test_loop(void)
     check_bits("the other way", b, 1, 0, 1, 1);
     evtchn_mask(b);
 
+    call("EVTCHNOP_bind_vcpu");
     check_rc("bind_vcpu 1", bind_vcpu(c, 1), 0);
     check_status("evtchn.vcpu.inter.status", c, EVTCHNSTAT_interdomain, 1);
     set_bits(c, false, 0);
@@ -170,6 +179,7 @@ static void test_loop(void)
     check_rc("evtchn.vcpu.badvcpu", bind_vcpu(c, 2), -XEN_ENOENT);
     check_rc("evtchn.vcpu.hugevcpu", bind_vcpu(c, ~0u), -XEN_ENOENT);
 
+    call("EVTCHNOP_close");
     set_bits(c, false, 0);
     evtchn_send(b);
     check_rc("evtchn.close.pending", evtchn_close(c), 0);
@@ -177,7 +187,9 @@ static void test_loop(void)
     check_status("evtchn.status.closed", c, EVTCHNSTAT_closed, 0);
     s = check_status("evtchn.status.peer_closed", b, EVTCHNSTAT_unbound, 0);
     check_hex("evtchn.status.peer_closed dom", s.u.unbound.dom, own);
+    call("EVTCHNOP_bind_vcpu");
     check_rc("evtchn.vcpu.closed", bind_vcpu(c, 0), -XEN_EINVAL);
+    call("EVTCHNOP_close");
     check_rc("evtchn.close.a", evtchn_close(b), 0);
     evtchn_mask_all();
 }
@@ -187,11 +199,17 @@ static void test_refused(void)
     struct evtchn_status s;
     struct evtchn_expand_array expand = {.array_gfn = 0};
 
+    call("EVTCHNOP_unmask");
     check_rc("evtchn.unmask.port0", evtchn_unmask(0), 0);
+    call("EVTCHNOP_send");
     check_rc("evtchn.send.port0", evtchn_send(0), -XEN_EINVAL);
+    call("EVTCHNOP_close");
     check_rc("evtchn.close.bad", evtchn_close(1000), -XEN_EINVAL);
+    call("EVTCHNOP_bind_vcpu");
     check_rc("evtchn.vcpu.bad", bind_vcpu(1000, 0), -XEN_EINVAL);
+    call("EVTCHNOP_status");
     check_rc("evtchn.status.dom4444", evtchn_status(4444, 1, &s), -XEN_ESRCH);
+    call("EVTCHNOP_expand_array");
     check_rc("evtchn.2l.expand_array", event_channel_op(EVTCHNOP_expand_array, &expand), -XEN_EOPNOTSUPP);
 }
 
@@ -199,6 +217,7 @@ static void test_ipi(void)
 {
     evtchn_port_t port = 0;
 
+    call("EVTCHNOP_bind_ipi");
     check_rc("bind_ipi", evtchn_bind_ipi(0, &port), 0);
     set_bits(port, true, 0);
     check_rc("evtchn.ipi.send", evtchn_send(port), 0);
@@ -252,6 +271,7 @@ static void test_virq(void)
     evtchn_port_t port, port1;
     struct evtchn_status s;
 
+    call("EVTCHNOP_bind_virq");
     for (unsigned int i = 0; i < ARRAY_SIZE(virqs); i++) {
         u32 virq = virqs[i].virq;
         int rc = evtchn_bind_virq(virq, 0, &port);
@@ -283,6 +303,7 @@ static void test_limit(void)
     evtchn_port_t port = 0, last = 0, unused;
     int rc;
 
+    call("EVTCHNOP_alloc_unbound");
     while (!(rc = evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &port)))
         last = port;
     check_rc("evtchn.limit.errno", rc, -XEN_ENOSPC);
@@ -298,6 +319,7 @@ static void test_upcall(void)
     evtchn_port_t b = 0, c = 0;
     u32 before;
 
+    call("EVTCHNOP_send");
     evtchn_alloc_unbound(DOMID_SELF, DOMID_SELF, &b);
     evtchn_bind_interdomain(DOMID_SELF, b, &c);
     set_bits(c, false, 0);

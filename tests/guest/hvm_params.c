@@ -135,21 +135,28 @@ static void test_commands(void)
     struct xen_hvm_get_mem_type type = {.domid = DOMID_SELF, .pfn = 0xfffffffffull};
     static u64 self[8] = {DOMID_SELF};
 
+    call("HVMOP_get_time");
     check_rc("hvm.get_time", hvm_op(HVMOP_get_time, &time), 0);
     check_true("hvm.get_time.value", time.now);
+    call("HVMOP_get_mem_type");
     check_rc("hvm.get_mem_type.huge", hvm_op(HVMOP_get_mem_type, &type), 0);
     check_signed("hvm.get_mem_type.huge value", type.mem_type, HVMMEM_mmio_dm);
+    call("HVMOP_flush_tlbs");
     check_rc("hvm.flush_tlbs.ptr", hvm_op(HVMOP_flush_tlbs, self), -XEN_EINVAL);
     check_rc("hvm.flush_tlbs", hvm_op(HVMOP_flush_tlbs, NULL), 0);
+    call(NULL);
     for (unsigned int i = 0; i < ARRAY_SIZE(absent); i++)
         check_param("op.self", (int)absent[i], (int)hvm_op(absent[i], self), -XEN_ENOSYS);
 }
 
 void test_main(void)
 {
+    call("HVMOP_get_param");
     test_get();
+    call("HVMOP_set_param");
     test_set();
     test_callback();
+    call("HVMOP_set_evtchn_upcall_vector");
     test_upcall_vector();
     test_commands();
     success();

@@ -47,13 +47,16 @@ void test_main(void)
     shared_info_map();
     evtchn_mask_all();
 
+    call("VCPUOP_is_up");
     check_rc("vcpu.is_up.99", vcpu_op(VCPUOP_is_up, 99, NULL), -XEN_ENOENT);
     check_rc("vcpu.op.3.vcpu0.null", vcpu_op(VCPUOP_is_up, 0, NULL), 1);
     check_rc("vcpu.is_up.1", vcpu_op(VCPUOP_is_up, 1, NULL), 0);
+    call("VCPUOP_initialise");
     check_rc("vcpu.init.zero32", vcpu_op(VCPUOP_initialise, 1, &zero), -XEN_EINVAL);
     check_rc("vcpu.is_up.1.init", vcpu_op(VCPUOP_is_up, 1, NULL), 0);
 
     check_rc("vcpu_start", vcpu_start(1, second), 0);
+    call("VCPUOP_up");
     for (u64 end = system_time() + MILLISECONDS(2000); !ran && system_time() < end;)
         cpu_relax();
     check_signed("vcpu.1.ran", (long)ran, 1);
@@ -67,11 +70,14 @@ void test_main(void)
             break;
         }
 
+    call("VCPUOP_down");
     check_rc("vcpu.down.1", vcpu_op(VCPUOP_down, 1, NULL), 0);
     check_rc("down", vcpu_op(VCPUOP_is_up, 1, NULL), 0);
     check_rc("vcpu.init.after_down", vcpu_op(VCPUOP_initialise, 1, &zero), -XEN_EEXIST);
+    call("VCPUOP_get_runstate_info");
     check_rc("runstate", vcpu_op(VCPUOP_get_runstate_info, 1, &state), 0);
     check_signed("runstate of a vCPU that is down", state.state, RUNSTATE_offline);
+    call("VCPUOP_up");
     check_rc("up once more", vcpu_op(VCPUOP_up, 1, NULL), 0);
     check_true("it goes on where it was", answers(1000));
     success();

@@ -90,12 +90,14 @@ static void test_singleshot(void)
     check_rc("stop_singleshot_timer", vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0);
     evtchn_clear(timer);
 
+    call("VCPUOP_stop_singleshot_timer");
     check_rc("set, then stop", set_singleshot(system_time() + MILLISECONDS(10), 0), 0);
     check_rc("stop_singleshot_timer", vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0);
     check_true("timer.single.stopped.pending", stays_silent(MILLISECONDS(40)));
     check_rc("stop_singleshot_timer of vCPU 1", vcpu_op(VCPUOP_stop_singleshot_timer, 1, NULL),
              vcpu_count() > 1 ? -XEN_EINVAL : -XEN_ENOENT);
 
+    call("VCPUOP_set_singleshot_timer");
     /* A later setting replaces an earlier one. */
     set_singleshot(system_time() + MILLISECONDS(10), 0);
     at = system_time() + MILLISECONDS(60);
@@ -115,9 +117,11 @@ static void test_periodic(void)
     check_signed("timer.periodic.ticks_of_3", ticks, 3);
     /* Xen gives the first tick at once. */
     check_window("third tick", start + MILLISECONDS(20), system_time());
+    call("VCPUOP_stop_periodic_timer");
     check_rc("stop_periodic_timer", vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL), 0);
     evtchn_clear(timer);
     check_true("timer.periodic.stopped.pending", stays_silent(MILLISECONDS(40)));
+    call("VCPUOP_set_periodic_timer");
     check_rc("timer.periodic.0.5ms", set_periodic(500000), -XEN_EINVAL);
     check_rc("timer.periodic.0", set_periodic(0), -XEN_EINVAL);
 }
@@ -161,14 +165,19 @@ void test_main(void)
     shared_info_map();
     evtchn_mask_all();
     check_rc("evtchn.virq.timer", evtchn_bind_virq(VIRQ_TIMER, 0, &timer), 0);
+    call("SCHEDOP_poll");
     start = system_time();
     check_rc("sched.poll.timeout", evtchn_poll(timer, start + MILLISECONDS(20)), 0);
     check_window("sched.poll.timeout", start + MILLISECONDS(20), system_time());
     check_rc("sched.poll.past", evtchn_poll(timer, 1), 0);
     check_rc("sched.poll.badport", evtchn_poll(4095, system_time() + MILLISECONDS(20)), -XEN_EINVAL);
+    call("VCPUOP_set_singleshot_timer");
     test_singleshot();
+    call("VCPUOP_set_periodic_timer");
     test_periodic();
+    call("set_timer_op");
     test_set_timer_op();
+    call(NULL);
     test_halt();
     success();
 }

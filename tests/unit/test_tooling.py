@@ -6,6 +6,7 @@ measured, how check.py counts. Cannot see whether a fresh machine is set up well
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -140,9 +141,9 @@ assert run.cpu > 1.3 * alone.cpu, (run.cpu, alone.cpu)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("['sh', '-c', 'echo why; exit 3']", "status 3; last output:\nwhy"),
+        ("['sh', '-c', 'echo why; exit 3']", "status 3; last words:\nwhy"),
         ("['sh', '-c', 'true'], {'m': b'mark'}", "never printed: m"),
-        ("['sh', '-c', 'sleep 60 & exec sleep 60'], None, 0.2", "no end after"),
+        ("['sh', '-c', 'sleep 60 & exec sleep 60'], None, 0.2", "did not end within"),
         ("['sh', '-c', 'sleep 60 >/dev/null &']", "left a process running"),
         ("['/nonexistent/command']", "cannot run /nonexistent/command"),
     ],
@@ -162,17 +163,17 @@ assert children == [""], children
     assert complaint in done.stdout
 
 
-def side(name: str, log: list[str]) -> Callable[[], object]:
-    def run() -> object:
-        log.append(name)
-        return common.Run(wall=len(log), cpu=1.0, marks={"m": 0.5}, output=b"")
-
-    return run
-
-
-def test_pairs_alternate_after_a_warm_up() -> None:
+def test_sides_take_turns_after_a_warm_up() -> None:
     log: list[str] = []
-    project, peer = common.pairs(3, side("project", log), side("peer", log))
+
+    def side(name: str) -> Callable[[], int]:
+        def run() -> int:
+            log.append(name)
+            return len(log)
+
+        return run
+
+    results = common.in_turn(3, {"project": side("project"), "peer": side("peer")})
     assert log == [
         "project",
         "peer",
@@ -180,22 +181,30 @@ def test_pairs_alternate_after_a_warm_up() -> None:
         *("peer", "project"),
         *("project", "peer"),
     ]
-    assert [run.wall for run in project] == [3, 6, 7]
-    assert [run.wall for run in peer] == [4, 5, 8]
+    assert results == {"project": [3, 6, 7], "peer": [4, 5, 8]}
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = [common.row("boot", [2.0, 4.0, 3.0], [1.0, 2.0, 9.0]), common.row("peer", [], [1.0])]
-    common.report(figures, "QEMU", tmp_path / "out.json", {"pairs": 3})
+    boot = common.row("boot", [2.0, 4.0, 3.0], [1.0, 2.0, 9.0])
+    figures = {"QEMU": [boot, common.row("peer", [], [1.0])]}
+    limits = [common.Limit("boot, over QEMU", boot, 1.4), common.Limit("boot", boot, 3, True)]
+    options = argparse.Namespace(json=tmp_path / "out.json", check=True)
+    assert common.report(options, figures, limits, {"pairs": 3}) == 1
     assert capsys.readouterr().out.splitlines() == [
         "median (range), ms                    hvmlite                       QEMU  ratio",
         "boot                3000.0 (2000.0 to 4000.0)  2000.0 (1000.0 to 9000.0)   1.50",
         "peer                                        -  1000.0 (1000.0 to 1000.0)      -",
+        "",
+        "MISSED  boot, over QEMU: 1.5, at most 1.4",
+        "ok      boot: 3 s, at most 3 s",
     ]
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["setup"] == {"pairs": 3}
     assert document["figures"][0]["ratio"] == 1.5
     assert document["figures"][1]["project"] is None
+    assert [limit["kept"] for limit in document["limits"]] == [False, True]
+    options.check = False
+    assert common.report(options, figures, limits, {}) == 0
 
 
 # --- check -----------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ class Partition(ABC):
 
     @abstractmethod
     def intercept_tsc(self) -> None:
-        """Makes every read of the time stamp counter an exit: RDTSC, RDTSCP, RDMSR.
+        """Makes RDTSC and RDTSCP exit, as RDMSR of the counter always does.
 
         Before the vCPUs run; raises EngineError if this engine cannot.
         """

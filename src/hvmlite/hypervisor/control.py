@@ -18,7 +18,7 @@ from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
 from hvmlite.hypervisor.event_channel import BackendPort
 from hvmlite.hypervisor.host import Host
 from hvmlite.hypervisor.memory import Gfn, Gpa, Page
-from hvmlite.hypervisor.msr import EmulatedTscMsr, MsrDevice
+from hvmlite.hypervisor.msr import MsrDevice
 from hvmlite.hypervisor.release import Release
 from hvmlite.hypervisor.timekeeping import EmulatedTsc, TscMode
 from hvmlite.hypervisor.vcpu import InterruptController
@@ -167,7 +167,6 @@ class Control:
         if mode is TscMode.ALWAYS_EMULATE:
             domain.partition.intercept_tsc()
             domain.calibration = EmulatedTsc(domain.clock)
-            domain.msr_devices.append(EmulatedTscMsr())
 
     def power_on(self, domain: Domain) -> None:
         """Waits for the engine, calibrates the guest's clock and puts its CPUID policy into force.

@@ -78,8 +78,7 @@ def msr(vcpu: Vcpu, exit_: b.Msr) -> None:
 
 def tsc(vcpu: Vcpu, _exit: b.Exit) -> None:
     """The TSC of a domain whose TSC is emulated."""
-    domain = vcpu.domain
-    vcpu.engine.complete_tsc(domain.calibration.tsc_at(domain.clock.now()))
+    vcpu.engine.complete_tsc(vcpu.domain.calibration.read(vcpu.engine))
 
 
 def port_io(vcpu: Vcpu, exit_: b.PortIo) -> None:

@@ -1,7 +1,7 @@
 """Model-specific registers of a domain's vCPUs.
 
 The engine lets through what the CPU itself keeps per guest (SYSCALL, FS/GS base, PAT).  Here are
-EFER, the hypercall page and APIC_BASE; the toolstack adds devices (local APIC, MTRR).  Every other
+EFER, the TSC, the hypercall page and APIC_BASE; the toolstack adds devices (local APIC, MTRR).  Every other
 MSR raises #GP, as real Xen does since 4.15.  Facts: Intel SDM volume 4, Xen's arch/x86/msr.c.
 """
 
@@ -67,24 +67,12 @@ class MsrDevice(Protocol):
         """Sets the register; raises GeneralProtection."""
 
 
-class EmulatedTscMsr:
-    """MSR_TSC of a domain whose TSC is emulated."""
-
-    ranges = ((MSR_TSC, MSR_TSC),)
-
-    def read(self, vcpu: Vcpu, index: int) -> int:
-        """See MsrDevice."""
-        return vcpu.domain.calibration.tsc_at(vcpu.domain.clock.now())
-
-    def write(self, vcpu: Vcpu, index: int, value: int) -> None:
-        """See MsrDevice."""
-        raise GeneralProtection
-
-
 def read_msr(vcpu: Vcpu, index: int) -> int:
     """The value that RDMSR gives; raises GeneralProtection."""
     if index == MSR_EFER:
         return vcpu.engine.get("efer")
+    if index == MSR_TSC:
+        return vcpu.domain.calibration.read(vcpu.engine)
     for device in vcpu.domain.msr_devices:
         for first, last in device.ranges:
             if first <= index <= last:

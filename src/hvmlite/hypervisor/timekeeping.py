@@ -110,9 +110,9 @@ class TscCalibration:
         self.next_sync = now + self._interval
         self._interval = min(2 * self._interval, _LAST_RESYNC)
 
-    def now(self, engine: EngineVcpu) -> int:
-        """System time by the guest's own TSC and parameters; the vCPU must be stopped."""
-        return self.ns_at(engine.read_tsc())
+    def read(self, engine: EngineVcpu) -> int:
+        """The TSC as the guest reads it now; the vCPU must be stopped."""
+        return engine.read_tsc()
 
     def ns_at(self, tsc: int) -> int:
         """System time at a TSC value."""
@@ -141,7 +141,7 @@ class TscCalibration:
 class EmulatedTsc(TscCalibration):
     """A TSC that is counted from the clock, at the CPU's rate and from 0 when the domain starts.
 
-    Every read of it is an exit, which is answered with `tsc_at` the present time.
+    Every read of it is an exit.
     """
 
     emulated = True
@@ -156,9 +156,9 @@ class EmulatedTsc(TscCalibration):
         now = self._clock.now()
         self._renew(self.tsc_at(now), now)
 
-    def now(self, engine: EngineVcpu) -> int:
-        """See `TscCalibration.now`."""
-        return self._clock.now()
+    def read(self, engine: EngineVcpu) -> int:
+        """See `TscCalibration.read`."""
+        return self.tsc_at(self._clock.now())
 
 
 def scale(ns: int, ticks: int) -> tuple[int, int]:

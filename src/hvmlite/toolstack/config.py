@@ -9,7 +9,7 @@ from pathlib import Path
 from hvmlite.errors import UserError
 
 MIB = 1 << 20
-_SIZE = re.compile(r"([0-9]{1,20})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,20})\s*(?:([kmgt])(?:i?b)?)?", re.IGNORECASE)
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
 MAX_VCPUS = 32
 MAX_MEMORY = 1 << 40
@@ -32,7 +32,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UserError(f"{text[:40]!r} is no size: write 512M or 2G")
-    return int(match[1]) * _UNITS[match[2].lower()]
+    return int(match[1]) * _UNITS[(match[2] or "").lower()]
 
 
 @dataclass(slots=True)

@@ -48,6 +48,13 @@ void error(const char *fmt, ...) PRINTF_LIKE NORETURN;
 /* Ends the guest as crashed, without a verdict line. */
 void guest_crash(void) NORETURN;
 
+/*
+ * The checks from here to the next call() are of this hypercall or sub-operation, named as in the
+ * headers (or, where it has no name there, as hvmlite's own table names it). tests/guest/calls.py
+ * makes a table of them; it also finds the names in the sources, so they are literals.
+ */
+void call(const char *name);
+
 /* One failure line unless the two are equal; `what` is the recorded answer's own name if it has one. */
 void check_signed(const char *what, long got, long want);
 void check_hex(const char *what, u64 got, u64 want);

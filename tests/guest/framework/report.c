@@ -10,6 +10,10 @@ const struct hvm_start_info *start_info;
 
 static enum verdict verdict;
 
+/* The call that is being checked, and what its checks came to. */
+static const char *call_name;
+static enum verdict call_verdict;
+
 void guest_start(void);
 
 static void give(enum verdict v, const char *word, const char *fmt, va_list args)
@@ -20,6 +24,16 @@ static void give(enum verdict v, const char *word, const char *fmt, va_list args
     printk("%s: %s\n", word, text);
     if (v > verdict)
         verdict = v;
+    if (v > call_verdict)
+        call_verdict = v;
+}
+
+void call(const char *name)
+{
+    if (call_name)
+        printk("Call: %s %s\n", call_name, verdict_name[call_verdict]);
+    call_name = name;
+    call_verdict = SUCCESS;
 }
 
 /* QEMU's q35 powers off by this port; it serves bare runs, where there is no SCHEDOP_shutdown. */
@@ -32,6 +46,7 @@ static NORETURN void machine_off(void)
 
 static NORETURN void finish(void)
 {
+    call(NULL);
     if (verdict == NONE)
         printk("Error: the test ended without a verdict\n");
     printk("Test result: %s\n", verdict_name[verdict]);

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmlite.hypervisor.clock import NEVER, Clock, Timer, TimerQueue
+from hvmlite.hypervisor.clock import NEVER, Clock, OwnedTimers, Timer, TimerQueue
 
 
 @pytest.fixture
@@ -211,3 +211,22 @@ def test_against_a_list(steps: list[tuple[str, int]]) -> None:
             for _, n in due:
                 del armed[n]
         assert queue.next == min(armed.values(), default=NEVER)
+
+
+# --- timers of one owner ---------------------------------------------------------------------
+
+
+def test_nothing_outlives_its_owner(queue: TimerQueue) -> None:
+    seen: list[str] = []
+    first, second = OwnedTimers(queue), OwnedTimers(queue)
+    first.at(5, lambda: seen.append("first"))
+    second.at(6, lambda: seen.append("second"))
+    queue.at(7, lambda: seen.append("nobody's"))
+    first.close()
+    first.close()
+    late = first.at(1, lambda: seen.append("late"))
+    late.cancel()
+    assert queue.next == 6
+    queue.run(10)
+    assert seen == ["second", "nobody's"]
+    assert first.now() <= queue.clock.now()

@@ -168,32 +168,31 @@ def test_a_hole_in_the_middle_stops_all_of_it(
 def test_against_a_bytearray(
     memory: GuestMemory, scattered: dict[int, int], data: st.DataObject
 ) -> None:
-    model: dict[int, bytearray] = {
-        gfn: bytearray(memory.read(gfn * PAGE, PAGE)) for gfn in (*range(8), *scattered)
-    }
+    present = {*range(8), *scattered}
+    model = bytearray(32 * PAGE)
+    for gfn in present:
+        model[gfn * PAGE : (gfn + 1) * PAGE] = memory.read(gfn * PAGE, PAGE)
     for _ in range(data.draw(st.integers(1, 12))):
         gpa = data.draw(st.one_of(st.integers(0, 9 * PAGE), st.integers(19 * PAGE, 31 * PAGE)))
         size = data.draw(st.one_of(st.integers(0, 64), st.integers(0, 4 * PAGE)))
-        touched = {at // PAGE for at in range(gpa, gpa + size, 1)} if size else {gpa // PAGE}
-        inside = touched <= set(model)
+        inside = set(range(gpa // PAGE, max(gpa, gpa + size - 1) // PAGE + 1)) <= present
         if data.draw(st.booleans()):
-            value = bytes((data.draw(st.integers(0, 255)) + i) & 0xFF for i in range(size))
+            value = bytes([data.draw(st.integers(0, 255)), 0x5A]) * (size // 2 + 1)
+            value = value[:size]
             if not inside:
                 with pytest.raises(GuestAccessError):
                     memory.write(gpa, value)
                 continue
             kind = data.draw(st.sampled_from((bytes, bytearray, memoryview)))
             memory.write(gpa, kind(value))
-            for i, byte in enumerate(value):
-                model[(gpa + i) // PAGE][(gpa + i) % PAGE] = byte
+            model[gpa : gpa + size] = value
         elif inside:
-            expected = bytes(model[at // PAGE][at % PAGE] for at in range(gpa, gpa + size))
-            assert memory.read(gpa, size) == expected
+            assert memory.read(gpa, size) == model[gpa : gpa + size]
         else:
             with pytest.raises(GuestAccessError):
                 memory.read(gpa, size)
-    for gfn, contents in model.items():
-        assert memory.read(gfn * PAGE, PAGE) == contents
+    for gfn in present:
+        assert memory.read(gfn * PAGE, PAGE) == model[gfn * PAGE : (gfn + 1) * PAGE]
 
 
 # --- pages -----------------------------------------------------------------------------------

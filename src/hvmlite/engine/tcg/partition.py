@@ -154,8 +154,6 @@ class TcgPartition(b.Partition):
 
     def intercept_tsc(self) -> None:
         """See `Partition.intercept_tsc`."""
-        start = self.area + L.MSR_MAP
-        self.memory.u8[start : start + L.MSR_MAP_SIZE] = msr_map(tsc=False)
         for vcpu in self.vcpus:
             vcpu.intercept_tsc()
 

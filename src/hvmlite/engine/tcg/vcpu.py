@@ -45,16 +45,17 @@ _PASS_MSRS = (
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,
     0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,
 )  # fmt: skip
-_MSR_TSC = 0x10
 
 
-def msr_map(*, tsc: bool = True) -> bytearray:
-    """The MSR permission map: all exit but those named above and, with `tsc`, reads of the TSC."""
+def msr_map() -> bytearray:
+    """The MSR permission map: everything exits but the MSRs named above.
+
+    So does the TSC, which QEMU reads as 0.
+    """
     table = bytearray(b"\xff" * L.MSR_MAP_SIZE)
-    for msrs, bits in ((_PASS_MSRS, 3), ((_MSR_TSC,) if tsc else (), 1)):
-        for msr in msrs:
-            base, index = (0, msr) if msr < 0x2000 else (0x800, msr - 0xC0000000)
-            table[base + index // 4] &= ~(bits << (2 * (index % 4)))
+    for msr in _PASS_MSRS:
+        base, index = (0, msr) if msr < 0x2000 else (0x800, msr - 0xC0000000)
+        table[base + index // 4] &= ~(3 << (2 * (index % 4)))
     return table
 
 

@@ -82,7 +82,8 @@ def _pagetable_dying(call: Call) -> int:
 
 def _get_time(call: Call) -> int:
     # By the guest's own TSC and scale, so that it fits exactly between two looks at vcpu_time_info.
-    now = call.domain.calibration.now(call.vcpu.engine)
+    calibration = call.domain.calibration
+    now = calibration.ns_at(calibration.read(call.vcpu.engine))
     call.copy_to(call.args[1], abi.xen_hvm_get_time(now))
     return 0
 

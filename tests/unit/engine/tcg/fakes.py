@@ -85,6 +85,7 @@ class Machine:
         self.guest: Callable[[TcgVcpu], None] = lambda _vcpu: None
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.tsc = 1000
+        self.tsc_aux = 0
         self.commands: list[int] = []
         self.devices: dict[int, int] = {}
         self.dma.stub = self._stub
@@ -149,6 +150,7 @@ class Machine:
                 self.field(vcpu, first + 8 * i, 8, value)
         elif command == L.CMD_RDTSC:
             self.field(vcpu, first, 8, self.tsc)
+            self.field(vcpu, first + 8, 8, self.tsc_aux)
         elif command == L.CMD_READ32:
             self.field(vcpu, first + 8, 8, self.devices[self.field(vcpu, first, 8)])
         elif command == L.CMD_WRITE32:
