@@ -326,5 +326,8 @@ def report(
                 for each in limits
             ],
         }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        try:
+            options.json.write_text(json.dumps(document, indent=2) + "\n")
+        except OSError as error:
+            raise BenchmarkError(f"--json {options.json}: {error.strerror}") from error
     return 1 if options.check and not all(limit.kept for limit in limits) else 0

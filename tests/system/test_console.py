@@ -50,9 +50,9 @@ def test_end_of_stdin_does_not_end_the_guest(shell_command: list[str | Path]) ->
 def test_commands_from_a_file(shell_command: list[str | Path], tmp_path: Path) -> None:
     """More than the ring and our own buffer hold."""
     script = tmp_path / "script"
-    comment = b"# " + b"x" * 77 + b"\n"
+    comment = b"# " + b"x" * 4000 + b"\n"
     script.write_bytes(
-        b"n=0\n" + b"n=$((n + 1)); [ 1 ]\n" * 100 + comment * 2000 + b"echo n=$n\npoweroff -f\n"
+        b"n=0\n" + b"n=$((n + 1)); [ 1 ]\n" * 100 + comment * 40 + b"echo n=$n\npoweroff -f\n"
     )
     with script.open("rb") as stdin:
         run = hvmlite(*shell_command, stdin=stdin)

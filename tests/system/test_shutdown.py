@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,10 +186,12 @@ def test_no_engine(tmp_path: Path, program: str, message: str) -> None:
     assert message in run.lines[0]
 
 
-def test_engine_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay", [0, 0.02, 0.5])
+def test_engine_is_killed(tmp_path: Path, delay: float) -> None:
     """Our own failure, as far as the user can tell: status 1 and one line."""
     with Command(machine_code(tmp_path / "kernel", SPIN)) as command:
         engine = command.wait_for_engine()
+        time.sleep(delay)
         os.kill(engine, signal.SIGKILL)
         run = command.finish(timeout=20)
     assert run.status == 1, run

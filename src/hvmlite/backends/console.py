@@ -39,6 +39,11 @@ class ConsoleBackend:
         self._notify = notify
         self._output = output
         self._input = bytearray()
+        self._closed = False
+
+    def close(self) -> None:
+        """The page may go to somebody else: touches it no more, whatever still comes."""
+        self._closed = True
 
     def on_event(self) -> None:
         """The guest kicked: takes its output, and gives it more input if there is some."""
@@ -50,6 +55,8 @@ class ConsoleBackend:
 
     def drain(self) -> int:
         """Takes what is in the output ring; returns the number of bytes."""
+        if self._closed:
+            return 0
         words = self._page.u32
         consumer, producer = words[_OUT_CONS], words[_OUT_PROD]
         size = producer - consumer & _MASK32
@@ -78,7 +85,7 @@ class ConsoleBackend:
             self._notify()
 
     def _fill(self) -> bool:
-        if not self._input:
+        if not self._input or self._closed:
             return False
         words = self._page.u32
         consumer, producer = words[_IN_CONS], words[_IN_PROD]

@@ -81,7 +81,7 @@ class Control:
         domain.destroy()
 
     def pause_domain(self, domain: Domain) -> None:
-        """Stops its vCPUs; counted."""
+        """Stops its vCPUs, not its time; counted.  See `Domain.pause` of domain.py."""
         domain.pause()
 
     def unpause_domain(self, domain: Domain) -> None:
@@ -102,6 +102,10 @@ class Control:
 
     # ---- memory ---------------------------------------------------------------------------------
 
+    def set_handle(self, domain: Domain, handle: bytes) -> None:
+        """Sets the 16 bytes of its UUID, which the guest may ask for."""
+        domain.handle = handle
+
     def set_max_memory(self, domain: Domain, pages: int) -> None:
         """Limits its memory (frames)."""
         domain.max_pages = pages
@@ -115,8 +119,13 @@ class Control:
         domain.memory.write(Gpa(gpa), data)
 
     def map_page(self, domain: Domain, gfn: int) -> Page:
-        """Maps one of its pages for a backend; raises GuestAccessError."""
-        return domain.memory.page(Gfn(gfn))
+        """Maps one of its pages for a backend, until the domain's end; raises GuestAccessError.
+
+        The guest may give it away meanwhile: it goes to nobody else.
+        """
+        page = domain.memory.page(Gfn(gfn))
+        domain.hold(page.frame)
+        return page
 
     def mark_code(self, domain: Domain, start: int, size: int) -> None:
         """Says that a range of RAM (bytes) holds code by now, which saves the engine exits."""

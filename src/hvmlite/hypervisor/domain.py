@@ -118,6 +118,7 @@ class Domain:
         self.destroyed = False
         self.unknown_calls: Counter[str] = Counter()
         self._owned: list[int] = []
+        self._held: list[int] = []
         self.vcpus = [Vcpu(self, i, engine) for i, engine in enumerate(self.partition.vcpus)]
         for vcpu in self.vcpus:
             self.place_vcpu_info(vcpu)
@@ -154,6 +155,11 @@ class Domain:
         frame = self.host.machine.allocate(1)
         self._owned.append(frame)
         return frame
+
+    def hold(self, frame: int) -> None:
+        """Keeps a frame that somebody outside of the guest uses from being reused, to the end."""
+        self.host.frames.get(frame)
+        self._held.append(frame)
 
     def latch_shinfo_size(self, vcpu: Vcpu) -> None:
         """Takes the caller's bitness for the layout of shared_info (Xen: at hypercall page set-up
@@ -194,7 +200,13 @@ class Domain:
         self.pages.add_ram(gfn, count)
 
     def pause(self) -> None:
-        """Stops all vCPUs until as many `unpause`."""
+        """Stops all vCPUs until as many `unpause`.
+
+        Time goes on, as under Xen: system time, the TSC and the wall clock count through a pause.
+        A one-shot timer, a poll's timeout or an APIC timer that comes due meanwhile leaves its event
+        pending, for a vCPU to find when it runs again; of a periodic timer one tick is left.
+        Watchdogs fire.
+        """
         self.pause_count += 1
         self._update_stopped()
 
@@ -272,6 +284,9 @@ class Domain:
         for vcpu in self.vcpus:
             vcpu.release()
         self.pages.destroy()
+        for frame in self._held:
+            self.host.frames.put(frame)
+        self._held.clear()
         for frame in self._owned:
             self.host.frames.release(frame)
         self._owned.clear()

@@ -139,6 +139,9 @@ class Host:
             self._wake()
 
     def _wake(self) -> None:
+        if self._closed:
+            # The number may be another file's by now.
+            return
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"x")
 
@@ -216,8 +219,11 @@ class Host:
                 handle_exit(vcpu, exit_)
             except EngineError as error:
                 vcpu.domain.crash(str(error), vcpu)
-        if vcpu.up and not vcpu.blocked and not vcpu.domain.stopped and not vcpu.running:
-            vcpu.enter()
+        if vcpu.up and not vcpu.blocked and not vcpu.running:
+            if vcpu.domain.stopped:
+                vcpu.sleep()
+            else:
+                vcpu.enter()
         return vcpu.running
 
     def _sleep(self) -> None:

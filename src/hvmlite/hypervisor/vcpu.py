@@ -182,6 +182,8 @@ class Vcpu:
 
     def poll(self, ports: tuple[int, ...], deadline: int) -> None:
         """Waits until one of the ports is pending or the deadline (ns, 0: none) has come."""
+        if self.nmi_pending:
+            return
         self.poll_ports = ports
         self.polling = True
         self.blocked = True
@@ -196,9 +198,17 @@ class Vcpu:
             return
         self._end_wait()
         # One that was taken down while it waited stays so.
-        state = RUNSTATE_runnable if self.up else RUNSTATE_offline
-        self.runstate.change(state, self.domain.clock.now())
+        self._become_runnable()
         self.resume()
+
+    def _become_runnable(self) -> None:
+        runnable = self.up and not self.domain.stopped
+        state = RUNSTATE_runnable if runnable else RUNSTATE_offline
+        self.runstate.change(state, self.domain.clock.now())
+
+    def sleep(self) -> None:
+        """The vCPU, which wants to run, has stopped because its domain is paused or shut down."""
+        self._deschedule(RUNSTATE_offline)
 
     def _end_wait(self) -> None:
         self.blocked = False
@@ -268,7 +278,7 @@ class Vcpu:
         if not self.up:
             self.up = True
             if not self.blocked:
-                self.runstate.change(RUNSTATE_runnable, self.domain.clock.now())
+                self._become_runnable()
                 self.resume()
 
     def take_down(self) -> None:

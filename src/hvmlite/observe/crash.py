@@ -5,12 +5,14 @@ Made from the stopped vCPU at the moment of the crash; nothing here costs a runn
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import xen
 from hvmlite.engine.base import CONTROL_REGISTERS, GENERAL_REGISTERS, SEGMENT_REGISTERS
 from hvmlite.engine.disasm import instruction_text
+from hvmlite.errors import EngineError
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -93,6 +95,10 @@ def make_report(domain: Domain) -> CrashReport:
     info = domain.crash_info
     number = info.vcpu if info is not None and info.vcpu is not None else 0
     vcpu = domain.vcpus[number]
-    report = CrashReport("", number) if vcpu.running else _read(vcpu)
+    report = CrashReport("", number)
+    if not vcpu.running:
+        # Of an engine that died there is less to see.
+        with contextlib.suppress(EngineError):
+            report = _read(vcpu)
     report.reason = info.reason if info is not None else "SCHEDOP_shutdown, reason crash"
     return report

@@ -10,6 +10,7 @@ from hvmlite.errors import UserError
 
 MIB = 1 << 20
 _SIZE = re.compile(r"([0-9]{1,20})\s*(?:([kmgt])(?:i?b)?)?", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
 MAX_VCPUS = 32
 MAX_MEMORY = 1 << 40
@@ -95,6 +96,8 @@ class DomainConfig:
         for key, (least, most) in LIMITS.items():
             if not least <= getattr(self, key) <= most:
                 raise UserError(f"{key}={getattr(self, key)} is not between {least} and {most}")
+        if self.uuid and not _UUID.fullmatch(self.uuid):
+            raise UserError(f"uuid={self.uuid!r} is no UUID")
         if self.tsc_mode not in TSC_MODES:
             raise UserError(
                 f"tsc_mode={self.tsc_mode!r} is not supported: {' or '.join(TSC_MODES)}"

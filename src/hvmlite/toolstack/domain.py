@@ -96,7 +96,10 @@ class Domain:
         self._host.call(self._now.start)
 
     def pause(self) -> None:
-        """Stops its vCPUs until `unpause`; counted."""
+        """Stops its vCPUs until `unpause`; counted.
+
+        Time goes on for the guest meanwhile, and what came due is delivered when it runs again.
+        """
         self._host.call(self._host.control.pause_domain, self._now.domain)
 
     def unpause(self) -> None:
@@ -140,7 +143,14 @@ class Domain:
             # Loaded when needed: it costs every start otherwise.
             from hvmlite.observe.crash import make_report  # noqa: PLC0415
 
-            crash = make_report(domain)
+            try:
+                domain.partition.check_alive()
+                crash = make_report(domain)
+            except EngineError as error:
+                # Not the guest's doing, though the hypervisor had to call it a crash.
+                self._leave()
+                self.fail(error)
+                return
         outcome = Outcome(reason, crash)
         config = self.config
         action = (

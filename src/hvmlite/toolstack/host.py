@@ -40,6 +40,8 @@ class Host:
 
     def __init__(self, memory: int | str = DEFAULT_MEMORY, *, engine: str = "auto") -> None:
         size = parse_size(memory) if isinstance(memory, str) else memory
+        if size <= 0:
+            raise UserError(f"memory of {size} bytes is none")
         self._hypervisor = Hypervisor(open_engine(engine), size)
         self.control = Control(self._hypervisor)
         self.store = XenStore()
@@ -103,13 +105,17 @@ class Host:
         config.check()
         with load_kernel(config.kernel) as image:
             plan = BootPlan.make(config, image)
-            free = self._hypervisor.machine.free_frames << 12
-            if plan.config.memory > free:
-                raise UserError(
-                    f"{config.title} wants {config.memory >> 20} MiB of memory, "
-                    f"the host has {free >> 20} MiB left"
-                )
-            return self.call(Domain, self, plan)
+            free = self._hypervisor.machine.free_frames << PAGE_SHIFT
+            full = UserError(
+                f"{config.title} takes {-(-plan.machine_memory >> 20)} MiB of memory in all, "
+                f"the host has {free >> 20} MiB left"
+            )
+            if plan.machine_memory > free:
+                raise full
+            try:
+                return self.call(Domain, self, plan)
+            except MemoryError:
+                raise full from None
 
     def close(self) -> None:
         """Destroys all domains and ends the thread; safe to repeat."""

@@ -36,6 +36,7 @@ class Incarnation:
         self._store = store
         self.uuid = plan.config.uuid or str(uuid.uuid4())
         self.domain = domain = build_domain(control, plan)
+        control.set_handle(domain, uuid.UUID(self.uuid).bytes)
         try:
             self._connect(plan, output)
         except BaseException:
@@ -83,6 +84,7 @@ class Incarnation:
     def destroy(self) -> None:
         """Frees everything; what the guest still had in its console ring is taken first."""
         self.console.drain()
+        self.console.close()
         self._store.release_domain(self.domid)
         store_nodes.remove_domain(self._store, self.domid, self.uuid)
         self._control.destroy_domain(self.domain)

@@ -12,7 +12,7 @@
 #define MSR_APIC_BASE 0x1b
 #define MSR_X2APIC 0x800
 
-static volatile u32 self_ipis;
+static volatile u32 self_ipis, lapic_upcalls;
 
 static void end_interrupt(void)
 {
@@ -25,7 +25,7 @@ static void end_interrupt(void)
 static void on_upcall(struct regs *regs)
 {
     (void)regs;
-    upcall_count++;
+    lapic_upcalls++;
     vcpu_infos[0]->evtchn_upcall_pending = 0;
     end_interrupt();
 }
@@ -51,9 +51,11 @@ static void ask_upcall_vector(void)
     evtchn_send(l.near);
     answer("upcall.lapic.latched", "%u",
            *(volatile u32 *)(APIC + APIC_IRR + LAPIC_UPCALL / 32 * 16) >> LAPIC_UPCALL % 32 & 1);
-    upcall_count = 0;
+    /* The callback of the whole domain comes first, this vCPU's own vector after it. */
     interrupt_window();
-    answer("upcall.lapic.count", "%u", upcall_count);
+    sched_op(SCHEDOP_yield, NULL);
+    interrupt_window();
+    answer("upcall.lapic.count", "%u", lapic_upcalls);
     evtchn_mask(l.far);
     close_loop(l);
     calm(0);

@@ -204,10 +204,14 @@ static void ask_poll(void)
     answer_rc("sched.poll.null", sched_op(SCHEDOP_poll, NULL));
 }
 
+/* A timer that fires before SCHEDOP_block is reached would leave the guest asleep. */
+#define AMPLE MILLISECONDS(60)
+
 static void ask_block(void)
 {
     struct loop l = make_loop();
     u64 at;
+    long rc;
 
     set_callback_vector(UPCALL_VECTOR);
     count_upcalls(UPCALL_VECTOR);
@@ -216,16 +220,17 @@ static void ask_block(void)
     evtchn_clear(timer);
     evtchn_unmask_bit(timer);
     calm(0);
-    at = now() + MILLISECONDS(20);
+    at = now() + AMPLE;
     singleshot(at, 0);
     irq_enable();
-    answer_rc("sched.block.timer", sched_op(SCHEDOP_block, NULL));
+    rc = sched_op(SCHEDOP_block, NULL);
     irq_disable();
+    answer_rc("sched.block.timer", rc);
     answer("sched.block.timer.upcalls", "%u", upcall_count);
     answer("sched.block.timer.waited", "%s", yes_or_no(now() >= at));
 
     upcall_count = 0;
-    at = now() + MILLISECONDS(20);
+    at = now() + AMPLE;
     irq_enable();
     evtchn_send(l.near);
     singleshot(at, 0);

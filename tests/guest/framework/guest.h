@@ -164,6 +164,9 @@ void grant_access(grant_ref_t ref, domid_t domid, ulong gfn, bool readonly);
 
 /* Further vCPUs (smp.c). fn runs there with interrupts off and must not return. */
 int vcpu_start(unsigned int vcpu, void (*fn)(void));
+/* The same from real mode, or straight into 64-bit mode (in a 64-bit guest). */
+enum vcpu_mode { VCPU_PROTECTED, VCPU_REAL, VCPU_LONG };
+int vcpu_start_in(enum vcpu_mode mode, unsigned int vcpu, void (*fn)(void));
 /* The first half of it; VCPUOP_up starts fn. */
 int vcpu_initialise(unsigned int vcpu, void (*fn)(void));
 void vcpu_start_sipi(unsigned int vcpu, u32 apic_id, void (*fn)(void));

@@ -14,7 +14,7 @@
 /* Where the real-mode trampoline is copied: any free page below 1 MiB. */
 #define TRAMPOLINE 0x8000ul
 
-extern const u8 trampoline_start[], trampoline_end[], secondary_start[];
+extern const u8 trampoline_start[], trampoline_end[], secondary_start[], secondary_start64[];
 
 /* Read by smp_entry.S once the stack is set up. */
 void (*secondary_fn)(void);
@@ -76,15 +76,86 @@ int vcpu_initialise(unsigned int vcpu, void (*fn)(void))
     return (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
 }
 
-int vcpu_start(unsigned int vcpu, void (*fn)(void))
+static void protected_context(struct vcpu_hvm_context *context)
 {
-    int rc = vcpu_initialise(vcpu, fn);
+    context->mode = VCPU_HVM_MODE_32B;
+    context->cpu_regs.x86_32 = (struct vcpu_hvm_x86_32){
+        .eip = (u32)(ulong)secondary_start,
+        .cr0 = CR0_PE | CR0_ET,
+        .cs_limit = ~0u,
+        .ds_limit = ~0u,
+        .ss_limit = ~0u,
+        .es_limit = ~0u,
+        .tr_limit = 0x67,
+        .cs_ar = 0xc9b,
+        .ds_ar = 0xc93,
+        .ss_ar = 0xc93,
+        .es_ar = 0xc93,
+        .tr_ar = 0x8b,
+    };
+}
 
+/* As after a start-up message: CS at the trampoline, everything else at 0, 64 KiB each. */
+static void real_context(struct vcpu_hvm_context *context)
+{
+    memcpy((void *)TRAMPOLINE, trampoline_start, (size_t)(trampoline_end - trampoline_start));
+    context->mode = VCPU_HVM_MODE_32B;
+    context->cpu_regs.x86_32 = (struct vcpu_hvm_x86_32){
+        .cr0 = CR0_ET,
+        .cs_base = TRAMPOLINE,
+        .cs_limit = 0xffff,
+        .ds_limit = 0xffff,
+        .ss_limit = 0xffff,
+        .es_limit = 0xffff,
+        .tr_limit = 0xffff,
+        .cs_ar = 0x9b,
+        .ds_ar = 0x93,
+        .ss_ar = 0x93,
+        .es_ar = 0x93,
+        .tr_ar = 0x8b,
+    };
+}
+
+#ifdef __x86_64__
+static void long_context(struct vcpu_hvm_context *context)
+{
+    context->mode = VCPU_HVM_MODE_64B;
+    context->cpu_regs.x86_64 = (struct vcpu_hvm_x86_64){
+        .rip = (ulong)secondary_start64,
+        .rsp = secondary_stack,
+        .cr0 = read_cr0(),
+        .cr3 = read_cr3(),
+        .cr4 = read_cr4(),
+        .efer = rdmsr(0xc0000080),
+    };
+}
+#endif
+
+int vcpu_start_in(enum vcpu_mode mode, unsigned int vcpu, void (*fn)(void))
+{
+    struct vcpu_hvm_context context = {.pad = 0};
+    int rc;
+
+    prepare(vcpu, fn);
+    if (mode == VCPU_REAL)
+        real_context(&context);
+    else
+        protected_context(&context);
+#ifdef __x86_64__
+    if (mode == VCPU_LONG)
+        long_context(&context);
+#endif
+    rc = (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
     if (!rc)
         rc = (int)vcpu_op(VCPUOP_up, vcpu, NULL);
     if (!rc)
         wait_taken();
     return rc;
+}
+
+int vcpu_start(unsigned int vcpu, void (*fn)(void))
+{
+    return vcpu_start_in(VCPU_PROTECTED, vcpu, fn);
 }
 
 /* By the x2APIC where there is one, else by the xAPIC's registers in memory. */

@@ -41,4 +41,23 @@ secondary_start:
     call secondary_main
     ud2
 
+#ifdef __x86_64__
+/* Where a vCPU begins that VCPUOP_initialise puts into 64-bit mode, with the caller's tables. */
+    .globl secondary_start64
+secondary_start64:
+    lgdt gdt_descriptor
+    pushq $SEL_CODE64
+    pushq $3f
+    lretq
+3:  movl $SEL_DATA, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    movl %eax, %fs
+    movl %eax, %gs
+    movq secondary_stack, %rsp
+    call secondary_main
+    ud2
+#endif
+
     .section .note.GNU-stack, "", @progbits

@@ -95,7 +95,9 @@ def test_vcpus_beyond_the_legacy_ones_have_a_page_of_their_own(rigs: Callable[..
     places = {(vcpu.info_page.frame, vcpu.info_offset) for vcpu in rig.domain.vcpus}
     assert len(places) == 34
     shared = rig.domain.shared_info.frame
-    assert [vcpu.info_page.frame == shared for vcpu in rig.domain.vcpus] == [True] * 32 + [False] * 2
+    assert [vcpu.info_page.frame == shared for vcpu in rig.domain.vcpus] == [True] * 32 + [
+        False
+    ] * 2
 
 
 def test_moving_vcpu_info_takes_its_contents_along(rig: Rig) -> None:
@@ -196,6 +198,19 @@ def test_populate_and_write(rigs: Callable[..., Rig]) -> None:
         control.populate(rig.domain, 0x10_2000, PAGE)
     with pytest.raises(MemoryError):
         control.populate(rig.domain, 0x100_0000, 1 << 30)
+
+
+def test_a_page_that_a_backend_has_goes_to_nobody_else(rig: Rig, control: Control) -> None:
+    """The guest may free the page of its own console ring; the backend still writes to it."""
+    page = control.map_page(rig.domain, 5)
+    rig.domain.pages.free(5)
+    rig.domain.pages.settle()
+    assert page.frame not in {rig.host.machine.allocate(1) for _ in range(20)}
+    page.write(0, b"late")
+    rig.domain.destroy()
+    with pytest.raises(ValueError, match="not handed out"):
+        rig.host.machine.release(page.frame)
+    rig.free = rig.host.machine.free_frames
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Proves that the host's loop serves exits, timers, file descriptors and calls, sleeps when there is
-nothing to do and wakes for each of them, and outlives what goes wrong in one domain.
+"""Proves that the host's loop serves exits, timers, file descriptors and calls, sleeps when there
+is nothing to do and wakes for each of them, and outlives what goes wrong in one domain.
 
 Engines are scripted. Cannot see how fast it is; benchmarks do.
 """

@@ -18,7 +18,13 @@ def test_the_default_is_the_recorded_one() -> None:
 
 @pytest.mark.parametrize(
     ("text", "features"),
-    [("4.17", 0x12305), ("4.18", 0xD2305), ("4.19", 0x1D2305), ("4.20", 0x1D2305), ("4.21", 0x1D2305)],
+    [
+        ("4.17", 0x12305),
+        ("4.18", 0xD2305),
+        ("4.19", 0x1D2305),
+        ("4.20", 0x1D2305),
+        ("4.21", 0x1D2305),
+    ],
 )
 def test_releases_by_name(text: str, features: int) -> None:
     release = find_release(text)

@@ -47,7 +47,9 @@ def test_what_is_no_size(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@given(st.integers(0, 1 << 30), st.sampled_from(["k", "M", "g", "T"]), st.sampled_from(["", "b", "iB"]))
+@given(
+    st.integers(0, 1 << 30), st.sampled_from(["k", "M", "g", "T"]), st.sampled_from(["", "b", "iB"])
+)
 def test_units(number: int, unit: str, suffix: str) -> None:
     factor = {"k": KIB, "M": MIB, "g": GIB, "T": TIB}[unit]
     assert parse_size(f"{number}{unit}{suffix}") == number * factor
