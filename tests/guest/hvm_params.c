@@ -128,6 +128,31 @@ static void test_upcall_vector(void)
     check_rc("hvm.upcall_vector.clear", upcall_vector(1, 0), -XEN_EINVAL);
 }
 
+/* Commands for things that a PVH domU of this Xen has not. */
+static void test_absent_things(void)
+{
+    struct xen_hvm_pagetable_dying dying = {.domid = DOMID_SELF};
+    struct xen_hvm_xentrace trace = {.event = 0x10, .extra_bytes = 4};
+    static u64 altp2m[8] = {0x1};
+
+    call("HVMOP_pagetable_dying");
+    check_rc("pagetable_dying", hvm_op(HVMOP_pagetable_dying, &dying), -XEN_EINVAL);
+    dying.domid = 999;
+    check_rc("of a domain that does not exist", hvm_op(HVMOP_pagetable_dying, &dying), -XEN_ESRCH);
+    call("HVMOP_xentrace");
+    check_rc("xentrace", hvm_op(HVMOP_xentrace, &trace), 0);
+    trace.extra_bytes = 29;
+    check_rc("more bytes than a record has", hvm_op(HVMOP_xentrace, &trace), -XEN_EINVAL);
+    trace.extra_bytes = 4;
+    trace.event = 0x1000;
+    check_rc("an event that is not a guest's", hvm_op(HVMOP_xentrace, &trace), -XEN_EINVAL);
+    call("HVMOP_guest_request_vm_event");
+    check_rc("guest_request_vm_event", hvm_op(HVMOP_guest_request_vm_event, NULL), 0);
+    check_rc("with a pointer", hvm_op(HVMOP_guest_request_vm_event, altp2m), -XEN_EINVAL);
+    call("HVMOP_altp2m");
+    check_rc("altp2m", hvm_op(HVMOP_altp2m, altp2m), -XEN_EOPNOTSUPP);
+}
+
 static void test_commands(void)
 {
     static const u32 absent[] = {3, 4, 7, 12, 16, 18, 20, 27, 29, 30, 1000};
@@ -159,5 +184,6 @@ void test_main(void)
     call("HVMOP_set_evtchn_upcall_vector");
     test_upcall_vector();
     test_commands();
+    test_absent_things();
     success();
 }

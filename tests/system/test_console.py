@@ -52,7 +52,7 @@ def test_commands_from_a_file(shell_command: list[str | Path], tmp_path: Path) -
     script = tmp_path / "script"
     comment = b"# " + b"x" * 4000 + b"\n"
     script.write_bytes(
-        b"n=0\n" + b"n=$((n + 1)); [ 1 ]\n" * 100 + comment * 40 + b"echo n=$n\npoweroff -f\n"
+        b"n=0\n" + b"n=$((n + 1)); [ 1 ]\n" * 100 + comment * 20 + b"echo n=$n\npoweroff -f\n"
     )
     with script.open("rb") as stdin:
         run = hvmlite(*shell_command, stdin=stdin)

@@ -42,17 +42,18 @@ def test_sleep(debian: Shell) -> None:
     pytest.fail(f"sleep 1 takes {taken} s")
 
 
+def _check_pace(guest: Shell, seconds: float) -> None:
+    """The guest's clock advances as far as the host's; each reading takes a moment, at its end."""
+    before, guest_before, started = time.monotonic(), _uptime(guest), time.monotonic()
+    time.sleep(seconds)
+    middle, guest_after, after = time.monotonic(), _uptime(guest), time.monotonic()
+    taken = guest_after - guest_before
+    # /proc/uptime counts hundredths.
+    assert middle - started - 0.02 <= taken <= after - before + 0.02
+
+
 def test_clock_keeps_pace(debian: Shell) -> None:
-    before = time.monotonic()
-    guest_before = _uptime(debian)
-    time.sleep(1.0)
-    middle = time.monotonic()
-    guest_after = _uptime(debian)
-    after = time.monotonic()
-    # /proc/uptime counts hundredths; each reading was taken some time during its command.
-    assert middle - before - (guest_after - guest_before) < 0.02 + (after - middle)
-    assert guest_after - guest_before < after - before + 0.02
-    assert abs((guest_after - guest_before) - 1.0) < TOLERANCE + (after - before - 1.0)
+    _check_pace(debian, 1.0)
 
 
 def test_busy_guest_keeps_time(debian: Shell) -> None:
@@ -62,7 +63,7 @@ def test_busy_guest_keeps_time(debian: Shell) -> None:
     taken = _timed(debian, work)
     guest_taken = _uptime(debian) - guest_before
     assert guest_taken > taken - 0.05
-    assert guest_taken < taken + 0.5
+    assert guest_taken < taken + 1.0
 
 
 def test_wall_clock(debian: Shell) -> None:
@@ -95,7 +96,4 @@ def test_idle_guest_costs_nothing(linux: Path, prompt_cpio: Path) -> None:
 
 @pytest.mark.slow
 def test_no_drift(debian: Shell) -> None:
-    before, guest_before = time.monotonic(), _uptime(debian)
-    time.sleep(20)
-    taken, guest_taken = time.monotonic() - before, _uptime(debian) - guest_before
-    assert abs(guest_taken - taken) < 0.05
+    _check_pace(debian, 20.0)

@@ -5,6 +5,7 @@ The toolstack makes and steers domains through hypervisor/control.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,8 +99,6 @@ class Domain:
         self.max_pages = 0
         self.total_pages = 0
         self.pages = Pages(self)
-        self.shared_info = Page(host.machine, host.machine.allocate(1))
-        self.pages.share(self.shared_info.frame)
         self.vm_assist = 0
         self.callback_vector = -1
         self.params = HvmParams(self)
@@ -120,10 +119,16 @@ class Domain:
         self._owned: list[int] = []
         self._held: list[int] = []
         self.vcpus = [Vcpu(self, i, engine) for i, engine in enumerate(self.partition.vcpus)]
-        for vcpu in self.vcpus:
-            self.place_vcpu_info(vcpu)
-        self.evtchn = EventChannels(self)
-        self.grants = GrantTable(self)
+        with contextlib.ExitStack() as undo:
+            # No engine outlives a host that is out of memory.
+            undo.callback(self.partition.close)
+            self.shared_info = Page(host.machine, host.machine.allocate(1))
+            self.pages.share(self.shared_info.frame)
+            for vcpu in self.vcpus:
+                self.place_vcpu_info(vcpu)
+            self.evtchn = EventChannels(self)
+            self.grants = GrantTable(self)
+            undo.pop_all()
         self.argo: Argo | None = None
         host.add_reader(self.partition.doorbell, self._doorbell_rang)
         host.domains[domid] = self

@@ -34,6 +34,10 @@ RECENT_CALLS = 8
 class InterruptController(Protocol):
     """What a local APIC is to its vCPU."""
 
+    @property
+    def enabled(self) -> bool:
+        """Whether it takes requests for interrupts at all."""
+
     def pending_vector(self) -> int:
         """The vector that the CPU should take now, -1 for none."""
 
@@ -202,8 +206,11 @@ class Vcpu:
         self.resume()
 
     def _become_runnable(self) -> None:
-        runnable = self.up and not self.domain.stopped
-        state = RUNSTATE_runnable if runnable else RUNSTATE_offline
+        if not self.up or self.domain.stopped:
+            state = RUNSTATE_offline
+        else:
+            # One that has not left the guest since it was taken down just goes on.
+            state = RUNSTATE_running if self.running else RUNSTATE_runnable
         self.runstate.change(state, self.domain.clock.now())
 
     def sleep(self) -> None:
@@ -241,10 +248,11 @@ class Vcpu:
     def event_pending(self) -> None:
         """evtchn_upcall_pending was just set: have the guest notice."""
         if self.upcall_vector:
-            if self.lapic is not None:
-                self.lapic.set_irq(self.upcall_vector)
-            else:
+            if self.lapic is None:
                 self._upcall_latched = True
+            elif self.lapic.enabled:
+                # Otherwise `apic_enabled` makes up for it.
+                self.lapic.set_irq(self.upcall_vector)
         self.notify()
 
     def set_upcall_vector(self, vector: int) -> None:

@@ -224,11 +224,8 @@ class LocalApic:
     def set_irq(self, vector: int, level: bool = False) -> None:
         """Request an interrupt; one that is already requested merges with it.
 
-        `level`: the EOI is announced to the bus (`on_eoi`).  An APIC that is not `enabled` takes
-        none.
+        `level`: the EOI is announced to the bus (`on_eoi`).
         """
-        if not self._enabled:
-            return
         bit = 1 << vector
         if vector < FIRST_VECTOR:
             self._error(APIC_ESR_RECVILL)

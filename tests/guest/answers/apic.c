@@ -37,20 +37,26 @@ static void on_self_ipi(struct regs *regs)
     end_interrupt();
 }
 
+static u32 latched(void)
+{
+    return *(volatile u32 *)(APIC + APIC_IRR + LAPIC_UPCALL / 32 * 16) >> LAPIC_UPCALL % 32 & 1;
+}
+
 static void ask_upcall_vector(void)
 {
     struct xen_hvm_evtchn_upcall_vector op = {.vcpu = 0, .vector = LAPIC_UPCALL};
     struct loop l = make_loop();
 
     set_handler(LAPIC_UPCALL, on_upcall);
+    answer_rc("upcall.lapic.disabled.set", hvm_op(HVMOP_set_evtchn_upcall_vector, &op));
+    answer("upcall.lapic.disabled.latched", "%u", latched());
     *(volatile u32 *)(APIC + APIC_SPIV) = 0x1ff;
     evtchn_clear(l.far);
     evtchn_unmask_bit(l.far);
     calm(0);
     answer_rc("upcall.lapic.set", hvm_op(HVMOP_set_evtchn_upcall_vector, &op));
     evtchn_send(l.near);
-    answer("upcall.lapic.latched", "%u",
-           *(volatile u32 *)(APIC + APIC_IRR + LAPIC_UPCALL / 32 * 16) >> LAPIC_UPCALL % 32 & 1);
+    answer("upcall.lapic.latched", "%u", latched());
     /* The callback of the whole domain comes first, this vCPU's own vector after it. */
     interrupt_window();
     sched_op(SCHEDOP_yield, NULL);

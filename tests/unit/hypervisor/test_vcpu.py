@@ -52,6 +52,7 @@ class FakeLapic:
     """A local APIC with the vectors that a test puts in."""
 
     def __init__(self) -> None:
+        self.enabled = True
         self.vectors: list[int] = []
         self.acknowledged: list[int] = []
 
@@ -232,7 +233,10 @@ def test_enabling_the_apic_late_asserts_what_waits(rig: Rig) -> None:
     vcpu.upcall_vector = 0x50
     vcpu.apic_enabled()
     assert lapic.vectors == []
+    lapic.enabled = False
     rig.set_pending()
+    vcpu.event_pending()
+    assert lapic.vectors == []
     vcpu.apic_enabled()
     assert lapic.vectors == [0x50]
 

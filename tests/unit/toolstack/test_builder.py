@@ -244,7 +244,7 @@ def test_files_that_cannot_be_used(kernel: Path, tmp_path: Path, what: str) -> N
         "large": "is larger than the domain's memory (4 MiB)",
         "sparse": "is larger than the domain's memory (4 MiB)",
         "fifo": "is not a regular file",
-        "folder": "is not a regular file",
+        "folder": "cannot be read: Is a directory",
     }
     for name, message in messages.items():
         path = tmp_path / name
