@@ -22,7 +22,7 @@ static void put_function(u8 *to, u32 value)
     to[5] = 0xc3;
 }
 
-static u32 call(const void *code)
+static u32 run_code(const void *code)
 {
     u32 eax;
 
@@ -61,14 +61,14 @@ static void test_other_page(u8 *page)
 {
     for (u32 i = 0; i < ROUNDS; i++) {
         put_function(page + 64, i ^ 0x5a5a);
-        check_round("other page", i, call(page + 64), i ^ 0x5a5a);
+        check_round("other page", i, run_code(page + 64), i ^ 0x5a5a);
     }
     /* Code at two places of the page, of which only one changes. */
     put_function(page + 2048, 7);
     for (u32 i = 0; i < ROUNDS; i++) {
         put_function(page + 64, i);
-        check_round("untouched neighbour", i, call(page + 2048), 7);
-        check_round("changed neighbour", i, call(page + 64), i);
+        check_round("untouched neighbour", i, run_code(page + 2048), 7);
+        check_round("changed neighbour", i, run_code(page + 64), i);
     }
 }
 
@@ -78,10 +78,10 @@ static void test_page_boundary(u8 *pages)
 
     for (u32 i = 0; i < ROUNDS; i++) {
         put_function(code, i * 0x01000193u);
-        check_round("page boundary", i, call(code), i * 0x01000193u);
+        check_round("page boundary", i, run_code(code), i * 0x01000193u);
         /* Only the half in the second page changes. */
         pages[PAGE_SIZE + 1] = (u8)~(i >> 8);
-        call(code);
+        run_code(code);
     }
 }
 
@@ -93,7 +93,7 @@ static void test_string_store(u8 *page)
     for (u32 i = 0; i < ROUNDS; i++) {
         put_function(copy + 32, i);
         memcpy(page + 128, copy, sizeof(copy));
-        check_round("string store", i, call(page + 128), i);
+        check_round("string store", i, run_code(page + 128), i);
     }
 }
 
@@ -102,7 +102,7 @@ static void test_atomic_store(u8 *page)
     put_function(page + 256, 0);
     for (u32 i = 1; i < ROUNDS; i++) {
         asm volatile("lock addl $1, (%0)" ::"r"(page + 257) : "memory");
-        check_round("locked add", i, call(page + 256), i);
+        check_round("locked add", i, run_code(page + 256), i);
     }
 }
 
@@ -114,9 +114,9 @@ static void test_alias(u8 *page)
 
     for (u32 i = 0; i < ROUNDS; i++) {
         put_function(writable + 512, i);
-        check_round("alias, identity", i, call(page + 512), i);
-        check_round("alias, read-only", i, call(other + 512), i);
-        check_round("alias, writable", i, call(writable + 512), i);
+        check_round("alias, identity", i, run_code(page + 512), i);
+        check_round("alias, read-only", i, run_code(other + 512), i);
+        check_round("alias, writable", i, run_code(writable + 512), i);
     }
 }
 
@@ -129,7 +129,7 @@ static void test_remap(void)
     put_function(b, 2);
     for (u32 i = 0; i < ROUNDS; i++) {
         u8 *va = window_map(2, (ulong)(i & 1 ? b : a), PTE_PRESENT);
-        check_round("remapped", i, call(va), 1 + (i & 1));
+        check_round("remapped", i, run_code(va), 1 + (i & 1));
     }
 }
 #endif

@@ -208,8 +208,8 @@ class Domain:
         """Stops all vCPUs until as many `unpause`.
 
         Time goes on, as under Xen: system time, the TSC and the wall clock count through a pause.
-        A one-shot timer, a poll's timeout or an APIC timer that comes due meanwhile leaves its event
-        pending, for a vCPU to find when it runs again; of a periodic timer one tick is left.
+        A one-shot timer, a poll's timeout or an APIC timer that comes due meanwhile leaves its
+        event pending, for a vCPU to find when it runs again; of a periodic timer one tick is left.
         Watchdogs fire.
         """
         self.pause_count += 1

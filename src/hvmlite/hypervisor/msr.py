@@ -1,8 +1,9 @@
 """Model-specific registers of a domain's vCPUs.
 
 The engine lets through what the CPU itself keeps per guest (SYSCALL, FS/GS base, PAT).  Here are
-EFER, the TSC, the hypercall page and APIC_BASE; the toolstack adds devices (local APIC, MTRR).  Every other
-MSR raises #GP, as real Xen does since 4.15.  Facts: Intel SDM volume 4, Xen's arch/x86/msr.c.
+EFER, the TSC, the hypercall page and APIC_BASE; the toolstack adds devices (local APIC, MTRR).
+Every other MSR raises #GP, as real Xen does since 4.15.  Facts: Intel SDM volume 4, Xen's
+arch/x86/msr.c.
 """
 
 from __future__ import annotations

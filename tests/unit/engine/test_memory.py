@@ -6,6 +6,7 @@ back for released frames, only that they read as zero.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -197,7 +198,7 @@ def test_against_a_set_of_frames(memory: MachineMemory, steps: list[tuple[str, i
                 taken[start + at + size] = count - at - size
         extents = free_extents(memory)
         assert extents == sorted(extents)
-        assert all(sum(a) < b[0] for a, b in zip(extents, extents[1:], strict=False))
+        assert all(sum(a) < b[0] for a, b in itertools.pairwise(extents))
         assert memory.free_frames == FRAMES - RESERVED_FRAMES - sum(taken.values())
     for start, count in taken.items():
         memory.release(start, count)

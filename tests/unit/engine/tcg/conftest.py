@@ -42,7 +42,9 @@ def memory() -> Iterator[MachineMemory]:
     yield pool
     assert pool.free_frames == free
     pool.close()
-    assert (children(), descriptors()) == before
+    # Fewer descriptors than before: the garbage of an earlier test went meanwhile.
+    assert children() == before[0]
+    assert descriptors() <= before[1]
 
 
 @pytest.fixture
