@@ -47,7 +47,7 @@ LARGEST = {
     "rings": 128,
     "waiting": 128 * 32,
 }
-PEAK_GROWTH_KIB = 8 << 10
+PEAK_GROWTH_KIB = 16 << 10
 GROWTH_KIB = 4 << 10
 OBJECTS = 2000
 """Objects of Python: a domain has some thousand."""

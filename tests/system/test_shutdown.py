@@ -196,4 +196,6 @@ def test_engine_is_killed(tmp_path: Path, delay: float) -> None:
         run = command.finish(timeout=20)
     assert run.status == 1, run
     assert len(run.lines) == 1, run
-    assert "QEMU ended by signal 9" in run.messages
+    if delay == 0.5:
+        # Earlier it may be the self-test that fails.
+        assert "QEMU ended by signal 9" in run.messages

@@ -56,6 +56,18 @@ class StaleCode:
     def store(self, address: int, *words: int) -> None:
         self.guest.write(address, struct.pack(f"<{len(words)}I", *words))
 
+    def write(self, address: int, data: bytes) -> None:
+        self.guest.write(address, data)
+
+    def write_both(self, *writes: tuple[int, bytes]) -> None:
+        """Several writes at once, as close together as can be."""
+
+        def in_the_host() -> None:
+            for address, data in writes:
+                self.guest.domain.incarnation.domain.memory.write(address, data)
+
+        self.guest.call(in_the_host)
+
     def check(self, number: int, how: str) -> None:
         """Has the guest run the page; what ran must be what was written last."""
         self.request += 1
@@ -121,6 +133,28 @@ def test_two_vcpus(uvm: Boot, lane: int) -> None:
     assert guest.vcpus == 2
     guest.store(guest.control + MODE, HAMMER)
     guest.rewrite(REWRITES)
+    guest.finish()
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_rewrite_while_it_is_translated(uvm: Boot, vcpus: int) -> None:
+    """The page is one long block, so that a writer mostly meets an engine that translates it.
+
+    The first write makes the engine translate it anew, the second changes what it has read first.
+    """
+    guest = StaleCode(uvm(_build("hvm64"), memory=64 << 20, vcpus=vcpus), lane=0)
+    filling = b"\x8d\x52\x01" * 480  # lea 1(%edx), %edx
+    second = 5 + len(filling)
+    guest.write(guest.page, code(0, 10)[:5] + filling + b"\xb9\x5a\x5a\0\0\xc3")
+    guest.store(guest.control + MODE, HAMMER)
+    choice = random.Random(vcpus)
+    for _ in range(REWRITES):
+        number = choice.getrandbits(31)
+        guest.write_both(
+            (guest.page + second + 1, struct.pack("<I", number ^ 0x5A5A)),
+            (guest.page + 1, struct.pack("<I", number)),
+        )
+        guest.check(number, "long block")
     guest.finish()
 
 

@@ -138,9 +138,14 @@ class TcgPartition(b.Partition):
 
     def flush(self) -> None:
         """See `Partition.flush`."""
-        running = [vcpu for vcpu in self.vcpus if not vcpu.exited()]
         for vcpu in self.vcpus:
             vcpu.flush_next = True
+        self._stop_running()
+        self.nested.flushed()
+
+    def _stop_running(self) -> None:
+        """Returns when no vCPU runs guest code; whoever serves the exits lets them go on."""
+        running = [vcpu for vcpu in self.vcpus if not vcpu.exited()]
         for vcpu in running:
             vcpu.kick()
         deadline = time.monotonic() + _FLUSH_TIMEOUT
@@ -150,7 +155,6 @@ class TcgPartition(b.Partition):
                 if time.monotonic() > deadline:
                     raise self.failed(f"vCPU {vcpu.index} of QEMU does not stop")
                 time.sleep(0.00005)
-        self.nested.flushed()
 
     def intercept_tsc(self) -> None:
         """See `Partition.intercept_tsc`."""
@@ -165,6 +169,10 @@ class TcgPartition(b.Partition):
             return
         last = (start + size - 1) >> PAGE_SHIFT
         if any(self.nested.executed[start >> PAGE_SHIFT : last + 1]):
+            # A vCPU that is translating this page just now would go on with what it has read: QEMU
+            # drops finished translations only.
+            if self._ready:
+                self._stop_running()
             # What crosses the hole below 4 GiB is not in one piece for QEMU.
             low = max(0, min(size, L.LOW_RAM_END - start))
             for piece, at in ((data[:low], start), (data[low:], start + low)):
