@@ -1,4 +1,6 @@
-"""Collects the verdicts of the test guests and prints them as a table at the end of a run."""
+"""Collects the verdicts of the test guests and prints tables at the end of a run: of the guests, of
+the hypercalls that they show, and the fuzzer's figures.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .build import guests
+from .calls import Table
 from .run import GuestRun
 
 
@@ -30,9 +34,25 @@ def guest_rows(request: pytest.FixtureRequest) -> list[Row]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for figures in terminalreporter.config.stash.get(FUZZ, []):
+        before, after = figures["before"], figures["after"]
+        terminalreporter.section("fuzzer")
+        terminalreporter.write_line(
+            f"{figures['calls']} calls of {figures['guests']} guests, "
+            f"{len(figures['exceptions'])} host exceptions, {len(figures['hangs'])} hangs; "
+            f"peak memory {before['VmHWM']} KiB before, {after['VmHWM']} KiB after; "
+            f"heap {before['RssAnon']} KiB before, {after['RssAnon']} KiB after"
+        )
     rows = terminalreporter.config.stash.get(ROWS, [])
     if not rows:
         return
+    table, sources = Table(), guests()
+    for row in rows:
+        table.add(sources[row.guest], row.variant, row.run)
+    if table:
+        terminalreporter.section("hypercalls")
+        for line in table.lines():
+            terminalreporter.write_line(line)
     terminalreporter.section("test guests")
     width = max(len(row.guest) for row in rows)
     for row in sorted(rows, key=lambda row: (row.guest, row.variant)):

@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# So that what is loaded at the first crash or odd instruction does not look like growth.
+import hvmlite.engine.disasm
+import hvmlite.observe.crash  # noqa: F401
 from hvmlite.errors import EngineError
 from hvmlite.toolstack.config import DomainConfig
 from hvmlite.toolstack.host import Host
@@ -220,6 +223,7 @@ def fuzz(fuzzing: Fuzzing, options: argparse.Namespace) -> dict[str, object]:
     return {
         "calls": fuzzing.calls,
         "runs": fuzzing.runs,
+        "guests": fuzzing.endings.total(),
         "endings": dict(fuzzing.endings),
         "exceptions": fuzzing.exceptions,
         "hangs": fuzzing.hangs,

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,14 @@ class Command:
         self.mark = uuid.uuid4().hex
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         path = os.pathsep.join(filter(None, [str(SOURCE_DIR), os.environ.get("PYTHONPATH")]))
+
+        def begin() -> None:
+            # A test run in the background has SIGINT or SIGHUP ignored, which is inherited.
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            if prepare is not None:
+                prepare()
+
         self.begin = time.monotonic()
         self.process = subprocess.Popen(
             self.arguments,
@@ -126,7 +135,7 @@ class Command:
             stderr=self._stderr,
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": path, **(env or {}), MARK: self.mark},
-            preexec_fn=prepare,  # noqa: PLW1509
+            preexec_fn=begin,  # noqa: PLW1509
             start_new_session=new_session,
         )
         self.pid = self.process.pid

@@ -32,13 +32,14 @@ class ConsoleOutput:
 
     def __init__(self, host: Host, fd: int, on_gone: Callable[[], None]) -> None:
         self._host = host
-        self._fd = fd
+        self._given = fd
+        self._fd = _unblocking(fd)
         self._on_gone = on_gone
         self._waiting = bytearray()
         self._gone = False
         self._expected = False
         self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        self._poll.register(self._fd, select.POLLOUT)
 
     def write(self, data: bytes) -> None:
         """Writes what can be written now; the rest follows as the reader takes it.
@@ -63,6 +64,10 @@ class ConsoleOutput:
             self._drain(100)
             if len(self._waiting) < size:
                 last, size = time.monotonic(), len(self._waiting)
+        self._gone = True
+        if self._fd != self._given:
+            os.close(self._fd)
+            self._fd = self._given
 
     def _go_on(self) -> None:
         self._drain(0)
@@ -95,6 +100,17 @@ class ConsoleOutput:
             del self._waiting[:done]
 
 
+def _unblocking(fd: int) -> int:
+    """A descriptor for the same file that never blocks, where poll() alone does not say enough.
+
+    A write to a terminal may block though it is ready, and the flags of the open file are shared
+    with whoever else has the terminal: it is opened anew.
+    """
+    with contextlib.suppress(OSError):
+        return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return fd
+
+
 class ConsoleInput:
     """Feeds a file to a guest's console; a terminal is raw meanwhile and restored at the end."""
 
@@ -124,12 +140,16 @@ class ConsoleInput:
             mode = os.fstat(self._fd).st_mode
         except OSError:
             return self
-        if stat.S_ISREG(mode):
-            # Always readable, which no poll can tell: feed it as the guest takes it.
-            self._host.soon(self._read_file)
-        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(self._fd):
-            self._host.call(self._host.loop.add_reader, self._fd, self._readable)
-            self._registered = True
+        try:
+            if stat.S_ISREG(mode):
+                # Always readable, which no poll can tell: feed it as the guest takes it.
+                self._host.soon(self._read_file)
+            elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or self._saved is not None:
+                self._host.call(self._host.loop.add_reader, self._fd, self._readable)
+                self._registered = True
+        except BaseException:
+            self._restore()
+            raise
         return self
 
     def __exit__(
@@ -143,6 +163,9 @@ class ConsoleInput:
             with contextlib.suppress(Exception):
                 self._host.call(self._host.loop.remove_reader, self._fd)
         self._fd = -1
+        self._restore()
+
+    def _restore(self) -> None:
         if self._saved is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._terminal, termios.TCSADRAIN, self._saved)

@@ -216,7 +216,15 @@ class EngineVcpu(ABC):
 
     @abstractmethod
     def request_interrupt(self, vector: int) -> None:
-        """Has an external interrupt delivered as soon as the guest can take one; -1: none."""
+        """Has an external interrupt delivered at the start of the next run; -1: none.
+
+        If the guest cannot take it then, the run ends when it can, for the caller to ask again:
+        the interrupt may have been withdrawn by then.
+        """
+
+    @abstractmethod
+    def request_window(self) -> None:
+        """After `request_interrupt`: ends the next run as soon as a further one could be taken."""
 
     @abstractmethod
     def interrupt_taken(self) -> bool:

@@ -10,6 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hvmlite.abi.cpuid import (
+    XEN_HVM_CPUID_DOMID_PRESENT,
+    XEN_HVM_CPUID_IOMMU_MAPPINGS,
+    XEN_HVM_CPUID_UPCALL_VECTOR,
+    XEN_HVM_CPUID_VCPU_ID_PRESENT,
+)
+
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
     from hvmlite.hypervisor.vcpu import Vcpu
@@ -58,12 +65,13 @@ _EDX7_SPEC_CTRL = 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31
 # Leaf 0x80000008.
 _EBX_SPEC = 1 << 12 | 1 << 14 | 1 << 15 | 1 << 24
 
-XEN_HVM_CPUID_APIC_ACCESS_VIRT = 1 << 0
-XEN_HVM_CPUID_X2APIC_VIRT = 1 << 1
-XEN_HVM_CPUID_IOMMU_MAPPINGS = 1 << 2
-XEN_HVM_CPUID_VCPU_ID_PRESENT = 1 << 3
-XEN_HVM_CPUID_DOMID_PRESENT = 1 << 4
-XEN_HVM_CPUID_UPCALL_VECTOR = 1 << 6
+# Not XEN_HVM_CPUID_APIC_ACCESS_VIRT and X2APIC_VIRT: Xen knows of those on Intel's CPUs only.
+_HVM_FEATURES = (
+    XEN_HVM_CPUID_IOMMU_MAPPINGS
+    | XEN_HVM_CPUID_VCPU_ID_PRESENT
+    | XEN_HVM_CPUID_DOMID_PRESENT
+    | XEN_HVM_CPUID_UPCALL_VECTOR
+)
 _HIGHEST_XEN = XEN_BASE + 5
 
 
@@ -200,13 +208,7 @@ def xen_leaf(vcpu: Vcpu, leaf: int, subleaf: int) -> Registers:
     if index == 3:
         return _time_leaf(domain, subleaf)
     if index == 4 and not subleaf:
-        features = XEN_HVM_CPUID_VCPU_ID_PRESENT | XEN_HVM_CPUID_DOMID_PRESENT
-        features |= XEN_HVM_CPUID_IOMMU_MAPPINGS
-        if domain.release.pair >= (4, 18):
-            features |= XEN_HVM_CPUID_UPCALL_VECTOR
-        if domain.cpuid.lapic and domain.cpuid.x2apic:
-            features |= XEN_HVM_CPUID_X2APIC_VIRT
-        return features, vcpu.id, domain.domid, 0
+        return _HVM_FEATURES, vcpu.id, domain.domid, 0
     return 0, 0, 0, 0
 
 

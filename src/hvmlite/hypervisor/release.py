@@ -7,13 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hvmlite.abi.features import (
+    XENFEAT_auto_translated_physmap,
+    XENFEAT_dm_msix_all_writes,
+    XENFEAT_hvm_callback_vector,
+    XENFEAT_hvm_safe_pvclock,
+    XENFEAT_memory_op_vnode_supported,
+    XENFEAT_not_direct_mapped,
+    XENFEAT_runstate_phys_area,
+    XENFEAT_vcpu_time_phys_area,
+    XENFEAT_writable_page_tables,
+)
 from hvmlite.errors import UserError
 
-_XENFEAT_COMMON = 0x12305
-"""writable_page_tables, auto_translated_physmap, hvm_callback_vector, hvm_safe_pvclock,
-hvm_pirqs off, memory_op_vnode_supported, vcpu_... as recorded from a PVH domU of Xen 4.17."""
-_SINCE_4_18 = 1 << 18 | 1 << 19
-_SINCE_4_19 = 1 << 20
+_XENFEAT_COMMON = (
+    1 << XENFEAT_writable_page_tables
+    | 1 << XENFEAT_auto_translated_physmap
+    | 1 << XENFEAT_hvm_callback_vector
+    | 1 << XENFEAT_hvm_safe_pvclock
+    | 1 << XENFEAT_memory_op_vnode_supported
+    | 1 << XENFEAT_not_direct_mapped
+)
+"""As recorded from a PVH domU of Xen 4.17."""
+_SINCE_4_18 = 1 << XENFEAT_runstate_phys_area | 1 << XENFEAT_vcpu_time_phys_area
+_SINCE_4_19 = 1 << XENFEAT_dm_msix_all_writes
 
 
 @dataclass(frozen=True, slots=True)

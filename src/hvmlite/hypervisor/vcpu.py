@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _IF = 1 << 9
 _PENDING = vcpu_info.offsetof("evtchn_upcall_pending")
 RECENT_CALLS = 8
+_LATCHED = -2
+"""What is offered to the guest in place of the local APIC's vector: an upcall without an APIC."""
 
 
 class InterruptController(Protocol):
@@ -129,6 +131,10 @@ class Vcpu:
         vector = self.pending_interrupt()
         if vector >= 0:
             self.engine.request_interrupt(vector)
+            lapic = self.lapic
+            if self._apic_vector < 0 and lapic is not None and lapic.pending_vector() >= 0:
+                # No exit marks the end of an upcall, so that this one would wait for chance.
+                self.engine.request_window()
         self.running = True
         self.engine.start()
 
@@ -139,7 +145,7 @@ class Vcpu:
             self._apic_vector = -1
             return domain.callback_vector
         if self._upcall_latched:
-            self._apic_vector = -1
+            self._apic_vector = _LATCHED
             return self.upcall_vector
         lapic = self.lapic
         if lapic is not None:
@@ -153,8 +159,10 @@ class Vcpu:
             if self.engine.interrupt_taken() and self.lapic is not None:
                 self.lapic.acknowledge(self._apic_vector)
             self._apic_vector = -1
-        elif self._upcall_latched and self.engine.interrupt_taken():
-            self._upcall_latched = False
+        elif self._apic_vector == _LATCHED:
+            if self.engine.interrupt_taken():
+                self._upcall_latched = False
+            self._apic_vector = -1
 
     def resume(self) -> None:
         """Enters the guest if nothing speaks against it."""

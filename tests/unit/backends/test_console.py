@@ -185,6 +185,13 @@ def test_a_full_ring_is_no_reason_to_kick(guest: Guest) -> None:
     assert guest.kicks == 1
 
 
+@pytest.mark.parametrize("room", [1, 2])
+def test_the_last_byte_of_room_is_used(guest: Guest, room: int) -> None:
+    guest.backend.feed(bytes(IN_SIZE - room))
+    guest.backend.feed(b"xy")
+    assert guest.read() == bytes(IN_SIZE - room) + b"xy"[:room]
+
+
 def test_input_has_a_limit(guest: Guest) -> None:
     guest.backend.feed(bytes(1 << 20))
     assert guest.backend.input_room == IN_SIZE

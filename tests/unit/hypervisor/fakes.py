@@ -75,6 +75,9 @@ class ScriptedVcpu(FakeVcpu):
         self.requested = vector
         self.log.append(("request", vector))
 
+    def request_window(self) -> None:
+        self.log.append(("window",))
+
     def interrupt_taken(self) -> bool:
         return self.taken
 

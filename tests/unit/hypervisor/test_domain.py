@@ -1,7 +1,7 @@
 """Proves a domain's own parts: shared_info and its clock, vcpu_info, what it frees at the end; and
 what the toolstack can do to it through the control door.
 
-vCPUs, hypercalls and the loop have tests of their own; whole domains are built in tests/unit/toolstack.
+vCPUs, hypercalls and the loop have tests of their own; tests/unit/toolstack builds whole domains.
 """
 
 from __future__ import annotations

@@ -191,6 +191,7 @@ def test_devices_get_what_lies_in_their_range(rig: Rig) -> None:
         write(HOLE + 0x1000, 4, 7)
         results.append(read(HOLE + 0x1010, 4))
         write(HOLE - 1, 1, 9)
+        write(HOLE + 0x1010, 1, 9)
 
     rig.engine().mmio = access
     serve(rig, b.Mmio(HOLE))

@@ -140,6 +140,17 @@ def test_a_noisy_machine(seed: int, hz: int) -> None:
     assert abs(guest_ns(calibration, counter.at(time)) - time) < 3_000_000
 
 
+def test_the_tightest_of_a_few_samples_counts() -> None:
+    clock = SimulatedClock(step=0)
+    delays = iter([9_000, 9_000, 100, 100, 8_000, 8_000, 7_000, 7_000])
+    counter: Any = Counter(clock, 1_000_000_000, lambda: next(delays))
+    calibration = TscCalibration(clock)
+    calibration.begin(counter)
+    assert counter.reads == 4
+    # Read by the second, at which the clock stood 100 ns behind its look before it.
+    assert calibration._first == (counter.start + 5 * SECOND + 18_100, 5 * SECOND + 18_100, 200)
+
+
 def test_nothing_drifts() -> None:
     """Hours later the guest's clock is where ours is, though each measure is a little wrong."""
     calibration, counter = calibrated(2_345_678_901, lambda: 400)

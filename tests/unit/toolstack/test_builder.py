@@ -1,7 +1,7 @@
 """Proves what a built domain consists of, by what real Xen's domain builder leaves, and that every
 reason why one cannot be built is one clear line before anything is taken.
 
-The engine is scripted: memory is real, CPUs are not. The layouts themselves have tests of their own.
+The engine is scripted: memory is real, CPUs are not. The layouts have tests of their own.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def store() -> XenStore:
 
 
 def listing(store: XenStore, base: str = "/") -> list[str]:
-    """Every node below `base`, as xenstore-ls -fp shows it; what the store itself has is left out."""
+    """Every node below `base`, as xenstore-ls -fp shows it, but for what the store itself has."""
     lines = []
     for name in store.list(base):
         path = f"{base.rstrip('/')}/{name}"

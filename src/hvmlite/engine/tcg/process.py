@@ -19,6 +19,7 @@ from hvmlite.errors import EngineError
 
 QEMU_NAMES = ("qemu-system-x86_64",)
 ENVIRONMENT = "HVMLITE_QEMU"
+KNOWN_GOOD = "7.2, 10.0 and 11.1 are known to work; Debian 12 has 7.2, its backports have 10.0"
 INSTALL_HINT = "install the package qemu-system-x86 (7.2 or newer)"
 
 _PR_SET_PDEATHSIG = 1

@@ -14,10 +14,9 @@ from hvmlite.engine.memory import MachineMemory
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.nested import NestedTables
 from hvmlite.engine.tcg.partition import TcgPartition
-from hvmlite.engine.tcg.process import qemu_version
+from hvmlite.engine.tcg.process import KNOWN_GOOD, qemu_version
 from hvmlite.errors import EngineError
 
-KNOWN_GOOD = "7.2, 10.0 and 11.1 are known to work; Debian 12 has 7.2, its backports have 10.0"
 _GOOD, _BAD = 0x600D, 0x0BAD
 _TIMEOUT = 5.0
 _FLAT_CODE = b.Segment(0, 0, 0xFFFF_FFFF, 0xC9B)

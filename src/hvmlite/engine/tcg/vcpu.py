@@ -33,6 +33,7 @@ _COMMAND_TIMEOUT = 10.0
 _VMCALL = b"\x0f\x01\xc1"
 _VMCALL_LENGTH = 3
 _UD = 6
+_IF = 1 << 9
 _SEGMENT = struct.Struct("<HHIQ")
 _WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
 _SAVED_SEGMENTS = frozenset(("fs", "gs", "ldtr", "tr"))
@@ -91,6 +92,8 @@ class TcgVcpu(b.EngineVcpu):
         self._int_control = (vmcb + L.INT_CONTROL) // 4
         self._int_vector = (vmcb + L.INT_VECTOR) // 4
         self._int_state = (vmcb + L.INT_STATE) // 4
+        self._intercept = (vmcb + L.INTERCEPT_1) // 4
+        self._rflags = (vmcb + L.CONTROL["rflags"]) // 8
         self._tlb_control = (vmcb + L.TLB_CONTROL) // 4
         self._flushing = False
         self.flush_next = True
@@ -98,6 +101,7 @@ class TcgVcpu(b.EngineVcpu):
         self._registers = {name: (mailbox + off) // 8 for name, off in L.GENERAL.items()}
         self._registers |= {name: (vmcb + off) // 8 for name, off in L.CONTROL.items()}
         self._requested = -1
+        self._window = False
         self._taken = False
         self._next_rip = 0
         self._string: StringIo | None = None
@@ -113,6 +117,7 @@ class TcgVcpu(b.EngineVcpu):
             L.EXIT_HLT: self._halt,
             L.EXIT_INTR: self._interrupted,
             L.EXIT_NMI: self._interrupted,
+            L.EXIT_VINTR: self._can_take_interrupt,
             L.EXIT_SHUTDOWN: self._shut_down,
             L.EXIT_INVD: self._skip_two,
             L.EXIT_RDTSC: self._tsc,
@@ -265,13 +270,27 @@ class TcgVcpu(b.EngineVcpu):
             self._u32[self._tlb_control] = 1
         vector = self._requested
         if vector >= 0:
-            self._u32[self._int_vector] = vector
-            self._u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
+            self._offer(vector)
         # What an earlier kick was for has been seen to by now.
         self._u32[self._stop] = 0
         atomics.exchange32(self._state_address, L.CMD_RUN)
         if self._u32[self._asleep]:
             self._partition.interrupt(self)
+
+    def _offer(self, vector: int) -> None:
+        """Prepares the delivery of an interrupt, or an exit once there can be one."""
+        u32, u64 = self._u32, self._u64
+        shadow = u32[self._int_state] & 1
+        ready = u64[self._rflags] & _IF and not shadow and not u64[self._inject] & L.EVENT_VALID
+        if ready and not self._window:
+            u32[self._intercept] &= ~L.INTERCEPT_VINTR
+        else:
+            u32[self._intercept] |= L.INTERCEPT_VINTR
+            if ready:
+                u64[self._inject] = vector | L.EVENT_VALID
+                self._taken = True
+        u32[self._int_vector] = vector
+        u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
 
     def exited(self) -> bool:
         """See `EngineVcpu.exited`."""
@@ -285,9 +304,11 @@ class TcgVcpu(b.EngineVcpu):
             self._flushing = False
             self._u32[self._tlb_control] = 0
         if self._requested >= 0:
-            self._taken = not self._u32[self._int_control] & L.V_IRQ
+            self._taken |= not self._u32[self._int_control] & L.V_IRQ
             self._u32[self._int_control] = L.V_INTR_MASKING
             self._requested = -1
+        else:
+            self._taken = False
         info = u64[self._int_info]
         if info & L.EVENT_VALID:
             # The exit came in the middle of a delivery: have it delivered again.
@@ -389,6 +410,9 @@ class TcgVcpu(b.EngineVcpu):
     def _interrupted(self) -> b.Exit:
         return self._exit_kicked
 
+    def _can_take_interrupt(self) -> None:
+        """Nothing to do: what there is to deliver is asked for at the next entry."""
+
     def _shut_down(self) -> b.Exit:
         return self._exit_shutdown
 
@@ -432,7 +456,12 @@ class TcgVcpu(b.EngineVcpu):
     def request_interrupt(self, vector: int) -> None:
         """See `EngineVcpu.request_interrupt`."""
         self._requested = vector
+        self._window = False
         self._taken = False
+
+    def request_window(self) -> None:
+        """See `EngineVcpu.request_window`."""
+        self._window = True
 
     def interrupt_taken(self) -> bool:
         """See `EngineVcpu.interrupt_taken`."""

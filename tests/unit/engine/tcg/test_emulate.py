@@ -232,6 +232,36 @@ def test_ins_into_code_goes_the_way_that_qemu_notices(machine: Machine) -> None:
     assert machine.dma.writes == [(frame << 12, b"A")]
 
 
+def scattered(machine: Machine, data: bytes) -> tuple[int, int]:
+    """Three pages at DATA, the middle one on a frame far from the others."""
+    outer = machine.place(DATA, data)
+    inner = machine.place(0x80_0000, data[4096:8192])
+    machine.partition.map((DATA >> 12) + 1, inner, 1, b.Access.RWX)
+    return outer, inner
+
+
+def test_items_across_pages(machine: Machine) -> None:
+    vcpu = machine.vcpu
+    data = bytes(i * 7 + (i >> 8) & 0xFF for i in range(3 * 4096))
+    scattered(machine, data)
+    for start in (4095, 4094, 4093, 8191, 4096 - 512):
+        vcpu.set("rsi", DATA + start)
+        vcpu.set("rcx", 200)
+        vcpu.set("rip", 0x1000)
+        exit_ = start_string(machine, 4, REP)
+        assert exit_ is not None
+        assert exit_.data == data[start : start + 800]
+        vcpu.complete_out()
+    vcpu.set("rdi", DATA + 4093)
+    vcpu.set("rcx", 250)
+    vcpu.set("rip", 0x1000)
+    start_string(machine, 4, IN | REP)
+    vcpu.complete_in(0x1122_3344)
+    assert machine.peek(DATA + 4092, 1002) == (
+        data[4092:4093] + b"\x44\x33\x22\x11" * 250 + data[5093:5094]
+    )
+
+
 @given(st.data())
 @settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

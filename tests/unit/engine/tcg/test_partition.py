@@ -137,6 +137,32 @@ def test_what_may_hold_code_goes_through_qemu(machine: Machine, marked: int) -> 
     assert machine.dma.writes == []
 
 
+def test_no_vcpu_runs_while_code_is_written(machines: Callable[..., Machine]) -> None:
+    """QEMU drops a translation that is finished, not one that is being made."""
+    machine = machines(2)
+    machine.partition.wait_ready()
+    frame = machine.place(0x5000, bytes(PAGE_SIZE))
+    data = machine.place(0x6000, bytes(PAGE_SIZE))
+    machine.partition.nested.executed[frame] = 1
+    running = machine.partition.vcpus[1]
+    running.start()
+    machine.partition.write(data, 0, b"data needs no stop")
+    assert not running.exited()
+    machine.dma.stub = lambda cpu: machine.exit(machine.partition.vcpus[cpu], L.EXIT_INTR)
+    stopped: list[bool] = []
+    real = machine.dma.write
+
+    def write(target: int, data: bytes | bytearray | memoryview) -> None:
+        stopped.append(running.exited())
+        real(target, data)
+
+    machine.dma.write = write  # type: ignore[method-assign]
+    machine.partition.write(frame, 0, b"code")
+    assert stopped == [True]
+    # Whoever serves exits finds this one, and lets it go on.
+    assert isinstance(running.take_exit(), b.Kicked)
+
+
 def test_the_last_byte_of_a_page_is_not_the_next(machine: Machine) -> None:
     frame = machine.place(0x5000, bytes(3 * PAGE_SIZE))
     machine.partition.nested.executed[frame] = machine.partition.nested.executed[frame + 2] = 1

@@ -404,6 +404,10 @@ def test_injected_events(machine: Machine) -> None:
     assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 1 << 31 | 2 << 8 | 2
 
 
+_REQUESTED = 1 << 24 | 1 << 20 | 0xF << 16 | 1 << 8
+"""V_IRQ of the highest priority, whatever the guest's TPR says, and INTR masked by us alone."""
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_a_requested_interrupt(machine: Machine, taken: bool) -> None:
     vcpu = machine.vcpu
@@ -411,23 +415,61 @@ def test_a_requested_interrupt(machine: Machine, taken: bool) -> None:
 
     def guest(vcpu: TcgVcpu) -> None:
         control = machine.vmcb(vcpu, L.INT_CONTROL, 4)
-        seen.append((control, machine.vmcb(vcpu, L.INT_VECTOR, 4)))
+        window = machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        seen.append((control, machine.vmcb(vcpu, L.INT_VECTOR, 4), bool(window)))
         if taken:
             machine.vmcb(vcpu, L.INT_CONTROL, 4, control & ~L.V_IRQ)
         machine.exit(vcpu, L.EXIT_HLT)
 
     machine.guest = guest
+    vcpu.set("rflags", 1 << 9 | 2)
     vcpu.request_interrupt(0xF3)
     assert not vcpu.interrupt_taken()
     vcpu.start()
     vcpu.take_exit()
     assert vcpu.interrupt_taken() is taken
-    # V_IRQ of the highest priority, whatever the guest's TPR says, and INTR masked by us alone.
-    assert seen == [(1 << 24 | 1 << 20 | 0xF << 16 | 1 << 8, 0xF3)]
+    assert seen == [(_REQUESTED, 0xF3, False)]
     vcpu.start()
     vcpu.take_exit()
     assert seen[1][0] == 1 << 24
-    assert vcpu.interrupt_taken() is taken
+    # Of the last run only, for which none was requested.
+    assert not vcpu.interrupt_taken()
+
+
+def test_an_interrupt_that_cannot_be_taken_yet(machine: Machine) -> None:
+    """The run ends when it can be, and nothing was delivered by then."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 2)
+
+    def guest(vcpu: TcgVcpu) -> None:
+        assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        assert machine.vmcb(vcpu, L.INT_CONTROL, 4) == _REQUESTED
+        machine.exit(vcpu, L.EXIT_VINTR)
+
+    machine.guest = guest
+    vcpu.request_interrupt(0xF3)
+    vcpu.start()
+    assert vcpu.take_exit() is None
+    assert not vcpu.interrupt_taken()
+
+
+def test_a_window_for_another_interrupt(machine: Machine) -> None:
+    """One is delivered at once, and the run ends when the next could be."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+
+    def guest(vcpu: TcgVcpu) -> None:
+        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 0xF3 | L.EVENT_VALID
+        assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        assert machine.vmcb(vcpu, L.INT_CONTROL, 4) & L.V_IRQ
+        machine.exit(vcpu, L.EXIT_VINTR)
+
+    machine.guest = guest
+    vcpu.request_interrupt(0xF3)
+    vcpu.request_window()
+    vcpu.start()
+    assert vcpu.take_exit() is None
+    assert vcpu.interrupt_taken()
 
 
 def test_no_interrupt_is_asked_for(machine: Machine) -> None:
