@@ -27,6 +27,24 @@ EXIT_TIMEOUT = 4
 DESCRIPTION = "Run Xen PVH guests anywhere: no Xen host, no root, no hardware virtualization."
 
 
+DEVICE_OPTIONS: dict[str, tuple[str, str]] = {}
+"""Options of `run` that attach PV devices: metavar and help; see toolstack/devices/spec.py."""
+
+
+class _AddDevice(argparse.Action):
+    """Keeps the devices of all such options in the order given, as (option, text)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        option = (option_string or "").removeprefix("--")
+        namespace.devices = [*namespace.devices, (option, values)]
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line, like every other error of ours."""
 
@@ -86,6 +104,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         default="restart",
         help="what a reboot of the guest does (default: restart)",
     )
+    for option, (metavar, text) in DEVICE_OPTIONS.items():
+        add(
+            f"--{option}",
+            metavar=metavar,
+            action=_AddDevice,
+            dest="devices",
+            default=[],
+            help=text,
+        )
     add("--verbose", action="store_true", help="say on stderr what happened behind the console")
 
 

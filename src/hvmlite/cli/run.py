@@ -44,6 +44,10 @@ def make_config(options: argparse.Namespace) -> DomainConfig:
         timer_slack=int(options.timer_slack * 1_000_000),
         on_reboot="restart" if options.on_reboot == "restart" else "destroy",
     )
+    if options.devices:
+        from hvmlite.toolstack.devices.spec import parse_device  # noqa: PLC0415
+
+        config.devices += [parse_device(option, text) for option, text in options.devices]
     config.check()
     return config
 
@@ -75,6 +79,9 @@ def execute(options: argparse.Namespace) -> int:
         output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
         domain.console.add_sink(output.write)
         domain.on_end(session.over.set)
+        domain.on_message = complain
+        for device in config.devices:
+            complain(f"attached: {device.describe()}")
         with ConsoleInput(host, domain.console, sys.stdin, session.over.set) as keyboard:
             domain.start()
             in_time = session.over.wait(options.timeout)

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 
 from hvmlite.errors import EngineError
 
@@ -19,6 +20,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 RESERVED_FRAMES = 0x100
 """The first MiB is never handed out: engines keep start-up code for real mode there."""
 
+_MAP_FIXED = 0x10
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
@@ -100,6 +102,26 @@ class MachineMemory:
         offset, length = frame << PAGE_SHIFT, count << PAGE_SHIFT
         _fallocate(self.fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
 
+    def map_together(self, frames: Sequence[int]) -> mmap.mmap:
+        """Maps frames one behind the other, in the order given; the caller closes the mapping.
+
+        Raises ValueError for a frame that is not in the pool, OSError if there is no room.
+        """
+        if not frames or not all(0 <= frame < self.frames for frame in frames):
+            raise ValueError(f"no frames of the pool: {frames}")
+        # The address range is the object's; what is in it is replaced page by page.
+        region = mmap.mmap(-1, len(frames) << PAGE_SHIFT, mmap.MAP_SHARED)
+        address = address_of(region)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        flags = mmap.MAP_SHARED | _MAP_FIXED
+        for i, frame in enumerate(frames):
+            at, offset = address + (i << PAGE_SHIFT), frame << PAGE_SHIFT
+            if _libc.mmap(at, PAGE_SIZE, protection, flags, self.fd, offset) != at:
+                error = ctypes.get_errno()
+                region.close()
+                raise OSError(error, os.strerror(error))
+        return region
+
     def close(self) -> None:
         """Unmaps the pool; views that others still hold keep it alive until they go."""
         if self.fd >= 0:
@@ -115,7 +137,16 @@ class MachineMemory:
                 return
 
 
+def address_of(buffer: mmap.mmap) -> int:
+    """Where a mapping starts in this process."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+)  # fmt: skip
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 

@@ -16,6 +16,7 @@ from hvmlite.hypervisor.clock import Clock
 from hvmlite.hypervisor.cpuid import CpuidPolicy
 from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
 from hvmlite.hypervisor.event_channel import BackendPort
+from hvmlite.hypervisor.grant_table import BackendMapping
 from hvmlite.hypervisor.host import Host
 from hvmlite.hypervisor.memory import Gfn, Gpa, Page
 from hvmlite.hypervisor.msr import MsrDevice
@@ -215,6 +216,20 @@ class Control:
     def bind_port(self, domain: Domain, port: int, callback: Callable[[], None]) -> BackendPort:
         """Binds a channel that the guest allocated for domain 0."""
         return domain.evtchn.bind_backend(port, callback)
+
+    def map_grant(self, domain: Domain, ref: int, *, readonly: bool = False) -> BackendMapping:
+        """Maps a page that it granted to domain 0; raises GrantError."""
+        return domain.grants.map_for_backend(ref, readonly=readonly)
+
+    def read_grant(self, domain: Domain, ref: int, offset: int, size: int) -> bytes:
+        """Copies bytes out of a page that it granted to domain 0; raises GrantError."""
+        return domain.grants.read_grant(ref, offset, size)
+
+    def write_grant(
+        self, domain: Domain, ref: int, offset: int, data: bytes | bytearray | memoryview
+    ) -> None:
+        """Copies bytes into a page that it granted to domain 0; raises GrantError."""
+        domain.grants.write_grant(ref, offset, data)
 
     def enable_argo(self, domain: Domain, *, permissive: bool) -> None:
         """Lets it use Argo before it runs; `permissive`: also with rings that all may send to."""

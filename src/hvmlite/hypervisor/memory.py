@@ -7,12 +7,14 @@ see them as code; words that the guest changes too change by the atomic operatio
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NewType
 
 from hvmlite.engine import atomics
 from hvmlite.engine.base import Partition
-from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE, MachineMemory
+from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE, MachineMemory, address_of
 from hvmlite.errors import HvmliteError
 from hvmlite.hypervisor.physmap import Physmap
 
@@ -105,6 +107,35 @@ class Page:
     def cmpxchg32(self, index: int, expected: int, new: int) -> int:
         """Replaces a 32-bit word if it is `expected`; returns its old value."""
         return atomics.cmpxchg32(self._at(index, 4), expected, new)
+
+
+class Window:
+    """Machine frames mapped one behind the other, in the order given: a ring of several pages.
+
+    `u8` and `u32` view them in units of 1 and 4 bytes.  As for `Page`: plain stores are for words
+    that the guest does not write, and for data, not for code.
+    """
+
+    __slots__ = ("_base", "_region", "u8", "u32")
+
+    def __init__(self, memory: MachineMemory, frames: Sequence[int]) -> None:
+        self._region = memory.map_together(frames)
+        self.u8 = memoryview(self._region)
+        self.u32 = self.u8.cast("I")
+        self._base = address_of(self._region)
+
+    def exchange32(self, index: int, value: int) -> int:
+        """Replaces a 32-bit word, with a full barrier; returns its old value."""
+        if not 0 <= index < len(self.u32):
+            raise IndexError(f"word {index} is not in the window")
+        return atomics.exchange32(self._base + index * 4, value)
+
+    def close(self) -> None:
+        """Unmaps the frames, or leaves it to the last view of them; safe to call twice."""
+        self.u32.release()
+        self.u8.release()
+        with contextlib.suppress(BufferError):
+            self._region.close()
 
 
 class GuestMemory:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hvmlite.errors import UserError
+
+if TYPE_CHECKING:
+    from hvmlite.toolstack.devices.spec import DeviceSpec
 
 MIB = 1 << 20
 _SIZE = re.compile(r"([0-9]{1,20})\s*(?:([kmgt])(?:i?b)?)?", re.IGNORECASE)
@@ -45,6 +49,8 @@ class DomainConfig:
     may be; an idle guest's is on time.  Of `maxvcpus` (0: as many as `vcpus`) the guest starts with
     `vcpus`, and may bring up the rest when xenstore says that they are online.
 
+    `devices` are the PV devices that it starts with (toolstack/devices).
+
     Not of xl.cfg: `argo` lets the guest use Argo, `argo_mac_permissive` also with rings that every
     domain may send to; for real Xen both are on its own command line (argo=1,mac-permissive=1).
     """
@@ -73,6 +79,7 @@ class DomainConfig:
     argo: bool = False
     argo_mac_permissive: bool = False
     timer_slack: int = 10_000_000
+    devices: list[DeviceSpec] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises UserError for a value that cannot be."""

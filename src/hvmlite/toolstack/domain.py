@@ -14,14 +14,17 @@ from hvmlite.abi.sched import (
     SHUTDOWN_suspend,
     SHUTDOWN_watchdog,
 )
-from hvmlite.errors import EngineError
+from hvmlite.errors import EngineError, UserError
 from hvmlite.toolstack.builder import BootPlan
 from hvmlite.toolstack.console import Console
 from hvmlite.toolstack.kernel import load_kernel
 from hvmlite.toolstack.lifecycle import Incarnation
 
 if TYPE_CHECKING:
+    from hvmlite.hypervisor.control import Domain as Handle
     from hvmlite.observe.crash import CrashReport
+    from hvmlite.toolstack.devices.manager import Devices
+    from hvmlite.toolstack.devices.spec import DeviceSpec
     from hvmlite.toolstack.host import Host
 
 SHUTDOWN_NAMES = {
@@ -61,6 +64,8 @@ class Domain:
         self.console = Console()
         self._ended = threading.Event()
         self._on_end: Callable[[], None] | None = None
+        self.on_message: Callable[[str], None] | None = None
+        """Called in the host's thread with what the user should know (a device was cut off)."""
         self._outcome: Outcome | None = None
         self._failure: BaseException | None = None
         self.reboots = 0
@@ -72,7 +77,12 @@ class Domain:
         """Builds an incarnation of the domain and takes it over."""
         host = self._host
         self._now = Incarnation(
-            host.control, host.store, plan, self.console.received, self._shut_down
+            host.control,
+            host.store,
+            plan,
+            self.console.received,
+            self._shut_down,
+            self._make_devices if plan.config.devices else None,
         )
         host.domains[self._now.domid] = self
         now = self._now
@@ -80,6 +90,17 @@ class Domain:
             lambda data: host.soon(lambda: now.console.feed(data)),
             lambda: now.console.input_room,
         )
+
+    def _make_devices(self, domain: Handle) -> Devices:
+        # Loaded when needed: it costs every start otherwise.
+        from hvmlite.toolstack.devices.manager import Devices  # noqa: PLC0415
+
+        host = self._host
+        return Devices(host.control, host.store, domain, host.workers, self._say)
+
+    def _say(self, text: str) -> None:
+        if self.on_message is not None:
+            self.on_message(text)
 
     @property
     def id(self) -> int:
@@ -105,6 +126,49 @@ class Domain:
     def unpause(self) -> None:
         """Undoes one `pause`."""
         self._host.call(self._host.control.unpause_domain, self._now.domain)
+
+    # ---- devices --------------------------------------------------------------------------------
+
+    def attach(self, spec: DeviceSpec) -> tuple[str, int]:
+        """Attaches a PV device, also while the guest runs; returns its kind and number.
+
+        Raises UserError.  A restart of the guest finds it as well.
+        """
+
+        def do() -> tuple[str, int]:
+            now = self._now
+            if now.devices is None:
+                now.devices = self._make_devices(now.domain)
+            key = now.devices.attach(spec)
+            self.config.devices.append(spec)
+            return key
+
+        return self._host.call(do)
+
+    def detach(self, kind: str, devid: int, timeout: float = 10.0, *, force: bool = False) -> bool:
+        """Detaches a PV device: asks the guest, and waits up to `timeout` seconds.
+
+        Returns whether it let go; if not, and `force`, the device is taken away from it.  Raises
+        UserError if there is no such device.
+        """
+        gone = threading.Event()
+
+        def ask() -> None:
+            if self._now.devices is None:
+                raise UserError(f"domain {self.id} has no {kind} {devid}")
+            self._now.devices.detach(kind, devid, gone.set)
+            self.config.devices = [
+                each for each in self.config.devices if (each.kind, each.devid) != (kind, devid)
+            ]
+
+        def take() -> None:
+            if self._now.devices is not None:
+                self._now.devices.remove(kind, devid)
+
+        self._host.call(ask)
+        if not gone.wait(timeout) and force:
+            self._host.call(take)
+        return gone.is_set()
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Has `callback()` called in the host's thread when `wait` would return."""

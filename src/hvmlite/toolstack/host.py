@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from hvmlite.engine.memory import PAGE_SHIFT
 from hvmlite.engine.select import open_engine
@@ -18,6 +18,9 @@ from hvmlite.toolstack.domain import Domain
 from hvmlite.toolstack.kernel import load_kernel
 from hvmlite.toolstack.store import prepare_store
 from hvmlite.xenstore.server import XenStore
+
+if TYPE_CHECKING:
+    from hvmlite.backends.workers import Workers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +50,7 @@ class Host:
         self.store = XenStore()
         prepare_store(self.store)
         self.domains: dict[int, Domain] = {}
+        self._workers: Workers | None = None
         self._closed = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="hvmlite-host", daemon=True)
@@ -61,6 +65,15 @@ class Host:
                 domain.fail(error)
         finally:
             self._hypervisor.close()
+
+    @property
+    def workers(self) -> Workers:
+        """Threads for what may block, made when first asked for (in the host's thread)."""
+        if self._workers is None:
+            from hvmlite.backends.workers import Workers  # noqa: PLC0415
+
+            self._workers = Workers(self._hypervisor.call_soon)
+        return self._workers
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs a function in the host's thread and returns its result."""
@@ -124,6 +137,9 @@ class Host:
         for domain in list(self.domains.values()):
             domain.destroy()
         self._closed = True
+        if self._workers is not None:
+            # What is under way ends first: a guest's flush, a write into what was its memory.
+            self._workers.close()
         self._hypervisor.stop()
         self._thread.join(timeout=10)
 

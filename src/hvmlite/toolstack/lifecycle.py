@@ -18,7 +18,8 @@ from hvmlite.xenstore.ring import RingTransport
 from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
-    from hvmlite.hypervisor.control import Control
+    from hvmlite.hypervisor.control import Control, Domain
+    from hvmlite.toolstack.devices.manager import Devices
 
 
 class Incarnation:
@@ -31,16 +32,22 @@ class Incarnation:
         plan: BootPlan,
         output: Callable[[bytes], None],
         on_shutdown: Callable[[Incarnation], None],
+        make_devices: Callable[[Domain], Devices] | None = None,
     ) -> None:
         self._control = control
         self._store = store
         self.uuid = plan.config.uuid or str(uuid.uuid4())
         self.domain = domain = build_domain(control, plan)
         control.set_handle(domain, uuid.UUID(self.uuid).bytes)
+        self.devices: Devices | None = None
         try:
             self._connect(plan, output)
+            if make_devices is not None:
+                self.devices = make_devices(domain)
+                for spec in plan.config.devices:
+                    self.devices.attach(spec)
         except BaseException:
-            control.destroy_domain(domain)
+            self._discard()
             raise
         control.on_shutdown(domain, lambda _: on_shutdown(self))
         control.on_debug_output(domain, output)
@@ -85,6 +92,11 @@ class Incarnation:
         """Frees everything; what the guest still had in its console ring is taken first."""
         self.console.drain()
         self.console.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        if self.devices is not None:
+            self.devices.close()
         self._store.release_domain(self.domid)
         store_nodes.remove_domain(self._store, self.domid, self.uuid)
         self._control.destroy_domain(self.domain)
