@@ -350,8 +350,21 @@ class Partition(ABC):
         """Writes machine memory so that a running guest also executes what was written."""
 
     @abstractmethod
+    def executed(self, frame: int) -> bool:
+        """Whether a frame may hold code that a vCPU has seen.
+
+        One that does not may be written in place, through the view of machine memory (a read of a
+        file or a socket straight into it); `contents_replaced` afterwards says so, which matters
+        if it has become executed meanwhile.  One that does is written by `write`.
+        """
+
+    @abstractmethod
     def contents_replaced(self, frame: int) -> None:
-        """Says that a frame's contents changed by other means (it was given back and zeroed)."""
+        """Says that a frame's contents changed by other means than `write`.
+
+        It was given back and zeroed, or written in place.  Returns once no vCPU can run what was
+        there before; costs nothing for a frame that is not `executed`.
+        """
 
     @abstractmethod
     def want_doorbell(self, wanted: bool) -> None:

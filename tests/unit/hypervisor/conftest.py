@@ -123,6 +123,9 @@ class FakePartition(b.Partition):
         start = frame * PAGE + offset
         self.memory.u8[start : start + len(data)] = data
 
+    def executed(self, frame: int) -> bool:
+        return False
+
     def contents_replaced(self, frame: int) -> None:
         assert not any(self.memory.u8[frame * PAGE : frame * PAGE + PAGE])
 

@@ -188,6 +188,10 @@ class TcgPartition(b.Partition):
         except EngineError as error:
             raise self.failed(str(error)) from error
 
+    def executed(self, frame: int) -> bool:
+        """See `Partition.executed`."""
+        return self.nested.executed[frame] != 0
+
     def contents_replaced(self, frame: int) -> None:
         """See `Partition.contents_replaced`."""
         if self.nested.executed[frame]:

@@ -172,9 +172,11 @@ def test_the_last_byte_of_a_page_is_not_the_next(machine: Machine) -> None:
 
 def test_replaced_contents_of_code_are_told_to_qemu(machine: Machine) -> None:
     frame = machine.place(0x5000, b"new")
+    assert not machine.partition.executed(frame)
     machine.partition.contents_replaced(frame)
     assert machine.dma.writes == []
-    machine.partition.nested.executed[frame] = 1
+    assert machine.partition.nested.make_executable(5)
+    assert machine.partition.executed(frame)
     machine.partition.contents_replaced(frame)
     assert machine.dma.writes == [(frame << 12, b"new".ljust(PAGE_SIZE, b"\0"))]
 
