@@ -389,7 +389,7 @@ class Device:
         self._begin_detach()
 
     def _begin_detach(self) -> None:
-        if self._seen in {_S.XenbusStateConnected, _S.XenbusStateClosing}:
+        if self._connected or self._seen is _S.XenbusStateClosing:
             self._set_state(_S.XenbusStateClosing)
         else:
             self._leave(self._closed)

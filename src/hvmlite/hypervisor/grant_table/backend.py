@@ -42,6 +42,18 @@ class BackendMapping:
             raise GrantError(GNTST_bad_copy_arg, f"bytes {offset}+{len(data)} are not in one page")
         self._table.store(self.page.frame, offset, data)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether data may be stored into `page.u8` directly: the guest has no code there.
+
+        Whoever does so says `stored` afterwards.
+        """
+        return not self.readonly and self._table.in_place(self.page.frame)
+
+    def stored(self) -> None:
+        """The page was written directly; the guest may have begun to execute it meanwhile."""
+        self._table.stored(self.page.frame)
+
     def close(self) -> None:
         """Ends the mapping; safe to call twice."""
         if self._open:

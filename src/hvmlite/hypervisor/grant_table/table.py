@@ -387,6 +387,15 @@ class GrantTable:
         else:
             self.domain.partition.write(frame, offset, data)
 
+    def in_place(self, frame: int) -> bool:
+        """Whether a page of this domain holds no code, so that it may be written directly."""
+        return self.dead or not self.domain.partition.executed(frame)
+
+    def stored(self, frame: int) -> None:
+        """A page of this domain was written directly."""
+        if not self.dead and self.domain.partition.executed(frame):
+            self.domain.partition.contents_replaced(frame)
+
     # ---- for backends in this process -----------------------------------------------------------
 
     def map_for_backend(
