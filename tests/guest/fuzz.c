@@ -918,8 +918,11 @@ static void guard_map(struct call *c)
     }
 }
 
-static void guard_sched(struct call *c)
+static void guard_sched(struct call *c, bool nested)
 {
+    /* What its structure holds may be changed by the calls before it. */
+    if (nested && (u32)c->a[0] == SCHEDOP_watchdog)
+        c->a[0] = SCHEDOP_yield;
     if (!at(c->a[1], 16))
         c->a[1] = holes << PAGE_SHIFT;
     switch ((u32)c->a[0]) {
@@ -967,7 +970,7 @@ static void guard(struct call *c, bool nested)
             c->a[2] = (u32)c->a[2] & 7;
         break;
     case __HYPERVISOR_sched_op:
-        guard_sched(c);
+        guard_sched(c, nested);
         break;
     case __HYPERVISOR_hvm_op:
         if (c->a[0] == HVMOP_set_param) {

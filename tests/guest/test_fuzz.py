@@ -81,7 +81,8 @@ def check(figures: dict[str, Any], calls: int) -> None:
     assert figures["left"] == []
     assert figures["calls"] >= calls
     early = sum(n for ending, n in figures["endings"].items() if ending.endswith("(early)"))
-    assert early * 20 <= figures["runs"], figures["messages"]
+    # The neighbour may change a structure between a guest's look at it and the call.
+    assert early <= max(1, figures["calls"] // 100_000), figures["messages"]
     too_large = {name: size for name, size in figures["sizes"].items() if size > LARGEST[name]}
     assert too_large == {}
     before, after = figures["before"], figures["after"]
