@@ -1,8 +1,8 @@
 /*
  * gnttab_ops: grant_table_op but for mapping (gnttab_v1), version 1 and the change to version 2.
  *
- * Purpose: copies between frames and grants of the domain's own, swaps, the table's size and
- * version, the layout and status words of version 2, and every refusal, as Xen 4.17 answers.
+ * Purpose: copies between frames and grants of the domain's own, hypercalls on a page that is mapped
+ * read-only, swaps, the table's size and version, the layout and status words of version 2, and every refusal, as Xen 4.17 answers.
  * Blind spots: a granter in another domain; grants that lead through a third one.
  *
  * Variants: hvm64 hvm32pae hvm32
@@ -123,6 +123,33 @@ static void test_copy(void)
     check_true("each has its status, and its bytes are there", all);
     check_rc("none", grant_table_op(GNTTABOP_copy, NULL, 0), 0);
     check_rc("a count that is too large", grant_table_op(GNTTABOP_copy, many, ~0u), -XEN_EINVAL);
+}
+
+/* ---- pages that are read-only -------------------------------------------------------------- */
+
+/* What a hypercall would write to a read-only mapping is lost without a word; reading works. */
+static void test_readonly(void)
+{
+    u32 *page = alloc_pages(1);
+    struct gnttab_map_grant_ref map = {
+        .host_addr = hole, .flags = GNTMAP_host_map | GNTMAP_readonly, .ref = REF, .dom = own};
+    struct gnttab_unmap_grant_ref unmap = {.host_addr = hole};
+    struct evtchn_alloc_unbound *alloc = (void *)hole;
+
+    call("GNTTABOP_map_grant_ref");
+    page[0] = DOMID_SELF;
+    page[1] = 0x3333;
+    grant_access(REF, own, gfn_of(page), true);
+    if (grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status)
+        error("cannot map a grant");
+    check_rc("a result that cannot be written", event_channel_op(EVTCHNOP_alloc_unbound, alloc), 0);
+    check_hex("is lost", alloc->port, 0x3333);
+    check_rc("a string", xen_version(XENVER_extraversion, alloc), 0);
+    check_hex("is lost, too", alloc->port, 0x3333);
+    check_rc("a list in it", grant_table_op(GNTTABOP_get_version, alloc, 1), 0);
+    unmap.handle = map.handle;
+    check_rc("unmap", grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1), 0);
+    check_rc("its status", unmap.status, GNTST_okay);
 }
 
 /* ---- swaps --------------------------------------------------------------------------------- */
@@ -318,6 +345,7 @@ void test_main(void)
     to = alloc_pages(1);
     hole = alloc_hole(1) << PAGE_SHIFT;
     test_copy();
+    test_readonly();
     test_swap();
     test_setup();
     test_version();

@@ -4,7 +4,7 @@
  * Purpose: each entry has its own result, in the caller's layout; long lists and long calls inside
  * them are carried out whole; a list that leads nowhere ends with -EFAULT and what came before it
  * is done; waiting inside works.
- * Blind spots: which of the arguments Xen keeps in an entry.
+ * Blind spots: what is in the entry of a long call while it is not done.
  *
  * Variants: hvm64 hvm32pae hvm32
  */
@@ -86,6 +86,39 @@ static void test_long(void)
     check_result("and had again", 1, FRAMES);
 }
 
+/* Several slices of a batch, before and behind other calls. */
+#define COPIES 1500u
+static struct gnttab_copy copies[COPIES];
+
+static void test_long_batch(void)
+{
+    u32 *from = alloc_pages(2), *to = alloc_pages(2);
+    bool all = true;
+
+    for (unsigned int i = 0; i < COPIES; i++) {
+        unsigned int page = i / 1000;
+        struct gnttab_copy *op = &copies[i];
+
+        from[i + page * 24] = 0x1000 + i;
+        op->source.u.gmfn = ((ulong)from >> PAGE_SHIFT) + page;
+        op->dest.u.gmfn = ((ulong)to >> PAGE_SHIFT) + page;
+        op->source.domid = op->dest.domid = DOMID_SELF;
+        op->source.offset = op->dest.offset = (u16)(4 * (i % 1000));
+        op->len = 4;
+        op->status = 99;
+    }
+    set(0, __HYPERVISOR_xen_version, XENVER_version, 0, 0);
+    set(1, __HYPERVISOR_grant_table_op, GNTTABOP_copy, (ulong)copies, COPIES);
+    set(2, __HYPERVISOR_xen_version, XENVER_pagesize, 0, 0);
+    check_rc("a long batch", multicall(entries, 3), 0);
+    check_result("what is before it", 0, 0x00040011);
+    check_result("its result", 1, 0);
+    check_result("what is behind it", 2, PAGE_SIZE);
+    for (unsigned int i = 0; i < COPIES; i++)
+        all &= !copies[i].status && to[i + i / 1000 * 24] == 0x1000 + i;
+    check_true("each of it is done", all);
+}
+
 static void test_wait(void)
 {
     struct sched_poll poll = {.nr_ports = 1};
@@ -125,6 +158,7 @@ void test_main(void)
     evtchn_mask_all();
     test_mixed();
     test_long();
+    test_long_batch();
     test_wait();
     test_bad();
     success();

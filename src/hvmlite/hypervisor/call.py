@@ -43,16 +43,18 @@ class Call:
     """The caller's view of a hypercall.
 
     `args` are the five argument registers, truncated to 32 bits for a 32-bit caller; `abi` is the
-    struct layout that the caller uses.
+    struct layout that the caller uses.  `rest` is what is left to do of a call inside a multicall:
+    its number and arguments (hypercalls/continuation.py).
     """
 
-    __slots__ = ("_memory", "_translate", "abi", "args", "domain", "vcpu")
+    __slots__ = ("_memory", "_translate", "abi", "args", "domain", "rest", "vcpu")
 
     def __init__(self, vcpu: Vcpu, abi: Abi, args: tuple[int, ...]) -> None:
         self.vcpu = vcpu
         self.domain: Domain = vcpu.domain
         self.abi = abi
         self.args = args
+        self.rest: tuple[int, ...] = ()
         self._memory = vcpu.domain.memory
         self._translate = vcpu.engine.translate
 
@@ -75,10 +77,18 @@ class Call:
         )
 
     def write_guest(self, address: int, data: bytes) -> None:
-        """Copies bytes out; raises GuestAccessError (pages before the bad one are written)."""
+        """Copies bytes out; raises GuestAccessError (pages before the bad one are written).
+
+        What would go to a page that is read-only to the guest (a grant) is lost, as on Xen.
+        """
         done = 0
         for at, step in self._split(address, len(data)):
-            self._memory.write(self._gpa(at, step, write=True), data[done : done + step])
+            gpa = self._gpa(at, step, write=True)
+            try:
+                self._memory.write(gpa, data[done : done + step])
+            except GuestAccessError:
+                if not self._memory.is_readonly(gpa):
+                    raise
             done += step
 
     def _split(self, address: int, size: int) -> list[tuple[int, int]]:

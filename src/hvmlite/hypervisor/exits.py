@@ -134,7 +134,7 @@ def halt(vcpu: Vcpu, _exit: b.Exit) -> None:
 
 
 def shutdown(vcpu: Vcpu, _exit: b.Exit) -> None:
-    """A triple fault ends a PVH domain as a crash (Xen: reboot for a firmware's sake only)."""
+    """A triple fault counts as a crash, so that its reason is told (under Xen: as a reboot)."""
     vcpu.domain.crash("triple fault", vcpu)
 
 

@@ -182,10 +182,15 @@ class GuestMemory:
             self._partition.write(frame, start, view[done : done + length])
             done += length
 
+    def is_readonly(self, gpa: Gpa) -> bool:
+        """Whether there is memory at an address that the guest may not write."""
+        gfn = gpa >> PAGE_SHIFT
+        return self._physmap.writable(gfn) < 0 <= self._physmap.readable(gfn)
+
     def _writable(self, gpa: Gpa, size: int) -> int:
         frame = self._physmap.writable(gpa >> PAGE_SHIFT)
         if frame < 0:
-            why = "read-only" if self._physmap.readable(gpa >> PAGE_SHIFT) >= 0 else None
+            why = "read-only" if self.is_readonly(gpa) else None
             raise GuestAccessError(gpa, size, *(why,) if why else ())
         return frame
 

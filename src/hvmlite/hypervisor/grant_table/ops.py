@@ -16,7 +16,7 @@ from hvmlite.abi.errno import XEN_EINVAL, XEN_ENOSYS
 from hvmlite.abi.layout import Abi, Struct
 from hvmlite.hypervisor.grant_table.copy import copy_grant
 from hvmlite.hypervisor.grant_table.mapping import finish_unmap, map_grant, unmap_grant
-from hvmlite.hypervisor.hypercalls.continuation import can_continue, continue_with
+from hvmlite.hypervisor.hypercalls.continuation import continue_with
 from hvmlite.hypervisor.hypercalls.domid import exists, is_self, require_self
 from hvmlite.hypervisor.hypercalls.registry import Handler, OpInfo, by_op
 from hvmlite.hypervisor.memory import GuestAccessError
@@ -29,8 +29,6 @@ S = TypeVar("S", bound=Struct)
 
 SLICE = 256
 """Operations of a batch that are done in one go."""
-NESTED_LIMIT = 1024
-"""Operations of a batch inside a multicall, which cannot be done in slices."""
 _UNMAP_BATCH = 32
 """Unmappings that share one flush of the guest's translations."""
 _COUNT_LIMIT = 1 << 31
@@ -58,8 +56,6 @@ def _batch(kind: type[Struct], some: Callable[[Call, int, int], int]) -> Handler
         op, address, count = call.args[0], call.args[1], _count(call)
         if count <= SLICE:
             return some(call, address, count)
-        if not can_continue(call):
-            return -XEN_EINVAL if count > NESTED_LIMIT else some(call, address, count)
         result = some(call, address, SLICE)
         if result:
             return result

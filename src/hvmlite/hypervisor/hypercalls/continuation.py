@@ -1,6 +1,7 @@
 """Long hypercalls in slices: the guest issues the rest again by itself, as under real Xen.
 
-Between two slices the host loop serves the others, and the guest takes its interrupts.
+Between two slices the host loop serves the others, and the guest takes its interrupts.  A call
+inside a multicall goes on by way of its entry there, which then holds the rest's arguments.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ _ARGUMENTS = {
 }
 
 
-def can_continue(call: Call) -> bool:
-    """Whether the guest can be made to issue this very call again: not one inside a multicall."""
-    return call is call.vcpu.call
+def in_multicall(call: Call) -> bool:
+    """Whether the call is one of those of a multicall."""
+    return call is not call.vcpu.call
 
 
 def continue_with(call: Call, number: int, *args: int) -> int:
     """Has the guest issue hypercall `number` with these arguments next; returns what to return."""
+    if in_multicall(call):
+        call.rest = (number, *args)
+        return number
     engine = call.vcpu.engine
     for register, value in zip(_ARGUMENTS[call.abi], args, strict=False):
         engine.set(register, value)

@@ -16,7 +16,7 @@ from hvmlite.abi.errno import XEN_EFAULT, XEN_EINVAL, XEN_EOPNOTSUPP, XEN_EPERM
 from hvmlite.abi.xen import Hypercall
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE
 from hvmlite.hypervisor.call import XenError
-from hvmlite.hypervisor.hypercalls.continuation import can_continue, continue_with
+from hvmlite.hypervisor.hypercalls.continuation import continue_with
 from hvmlite.hypervisor.hypercalls.domid import is_self, require_self
 from hvmlite.hypervisor.memory import GuestAccessError
 from hvmlite.hypervisor.physmap import P2mType
@@ -31,8 +31,6 @@ MEMOP_CMD_MASK = (1 << MEMOP_EXTENT_SHIFT) - 1
 MAX_EXTENTS = 0xFFFF_FFFF >> MEMOP_EXTENT_SHIFT
 SLICE = 1024
 """Frames that one call handles before the guest has to issue the rest again."""
-_NESTED_SLICE = 8192
-"""The same inside a multicall; such a call ends there, with less done than it was asked for."""
 DOMU_MAX_ORDER = 9
 """The largest extent of a domU, 2 MiB; Xen's memop-max-order."""
 _ADDRESS_BITS = 0xFF
@@ -100,9 +98,7 @@ def _extents(
     if arg is None or arg.extent_order > DOMU_MAX_ORDER or arg.mem_flags & refused:
         return done
     pages, order = call.domain.pages, arg.extent_order
-    again = can_continue(call)
-    step = (SLICE if again else _NESTED_SLICE) >> order
-    end = min(arg.nr_extents, done + max(step, 1))
+    end = min(arg.nr_extents, done + max(SLICE >> order, 1))
     frames = _frames(call, arg.extent_start, done, end) if listed else repeat(0, end - done)
     try:
         for gfn in frames:
@@ -111,7 +107,7 @@ def _extents(
             done += 1
     finally:
         pages.settle()
-    return go_on(call, done) if again and done == end < arg.nr_extents else done
+    return go_on(call, done) if done == end < arg.nr_extents else done
 
 
 def _increase(pages: Pages, _gfn: int, order: int) -> bool:

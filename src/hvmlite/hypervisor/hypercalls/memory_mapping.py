@@ -22,7 +22,6 @@ from hvmlite.abi.errno import (
     XEN_EXDEV,
 )
 from hvmlite.hypervisor.call import XenError
-from hvmlite.hypervisor.hypercalls.continuation import can_continue
 from hvmlite.hypervisor.hypercalls.domid import exists, is_self
 from hvmlite.hypervisor.hypercalls.memory_extents import MEMOP_EXTENT_SHIFT, SLICE, go_on
 from hvmlite.hypervisor.physmap import P2mType
@@ -84,13 +83,6 @@ def _map_one(domain: Domain, space: int, idx: int, gpfn: int) -> int:
     return pages.place(gpfn, frame, kind)
 
 
-def _slice_end(call: Call, start: int, size: int) -> int:
-    """Where a list stops for now; raises XenError for one too long for a multicall."""
-    if size - start > SLICE and not can_continue(call):
-        raise XenError(XEN_EINVAL)
-    return min(size, start + SLICE)
-
-
 def add_to_physmap(call: Call) -> int:
     """XENMEM_add_to_physmap."""
     start = call.args[0] >> MEMOP_EXTENT_SHIFT
@@ -106,7 +98,7 @@ def add_to_physmap(call: Call) -> int:
             return _map_one(domain, arg.space, arg.idx, arg.gpfn)
         if arg.size < start:
             return -XEN_EILSEQ
-        end = _slice_end(call, start, arg.size)
+        end = min(arg.size, start + SLICE)
         for i in range(start, end):
             error = _map_one(domain, abi.XENMAPSPACE_gmfn, arg.idx + i, arg.gpfn + i)
             if error:
@@ -130,7 +122,7 @@ def add_to_physmap_batch(call: Call) -> int:
     domain = call.domain
     code, size = call.pfn_code, call.abi.word
     try:
-        end = _slice_end(call, start, arg.size)
+        end = min(arg.size, start + SLICE)
         for i in range(start, end):
             (idx,) = call.read_array(arg.idxs + i * size, code, 1)
             (gpfn,) = call.read_array(arg.gpfns + i * size, code, 1)

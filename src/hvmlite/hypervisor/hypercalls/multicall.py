@@ -12,7 +12,7 @@ from hvmlite.abi.layout import Abi
 from hvmlite.abi.xen import __HYPERVISOR_multicall as NUMBER
 from hvmlite.abi.xen import multicall_entry
 from hvmlite.hypervisor.call import Call, XenError
-from hvmlite.hypervisor.hypercalls.continuation import can_continue, continue_with
+from hvmlite.hypervisor.hypercalls.continuation import continue_with, in_multicall
 from hvmlite.hypervisor.hypercalls.registry import Family, Handler, note
 from hvmlite.hypervisor.memory import GuestAccessError
 
@@ -42,7 +42,7 @@ def family(handlers: Mapping[int, Handler]) -> Family:
             return -XEN_ENOMEM
 
     def multicall(call: Call) -> int:
-        if not can_continue(call):
+        if in_multicall(call):
             # There is no multicall in a multicall.
             return -XEN_EINVAL
         vcpu, domain, abi = call.vcpu, call.domain, call.abi
@@ -55,8 +55,15 @@ def family(handlers: Mapping[int, Handler]) -> Family:
             if done == SLICE or vcpu.blocked or domain.stopped or not vcpu.up:
                 return continue_with(call, NUMBER, address, left)
             entry = call.copy_from(address, multicall_entry)
-            inner.args = entry.args[:_ARGUMENTS]
+            inner.args, inner.rest = entry.args[:_ARGUMENTS], ()
             result = result_of(inner, entry.op) & mask
+            if inner.rest:
+                # The entry says from now on what is left to do of its call.
+                entry.op, *args = inner.rest
+                entry.args = (*args, *entry.args[len(args) :])
+                entry.result = result
+                call.copy_to(address, entry)
+                return continue_with(call, NUMBER, address, left)
             call.copy_field_to(address, multicall_entry, "result", result)
             address, left, done = address + step, left - 1, done + 1
         return 0

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from hvmlite.abi import sched, xen
+from hvmlite.abi import memory, sched, xen
 from hvmlite.abi.layout import Abi
+from hvmlite.hypervisor.hypercalls import memory_extents
 from hvmlite.hypervisor.hypercalls.multicall import SLICE
 
 MULTICALL = xen.Hypercall.multicall
@@ -81,6 +82,30 @@ def test_long_lists_go_in_slices(setup: Callable[..., Any], layout: Abi) -> None
     assert guest.call(MULTICALL, at, count) == 0
     assert guest.guest.slices == 4
     assert results(guest, at, count) == [0x40011] * count
+
+
+@pytest.mark.parametrize("layout", Abi)
+def test_a_long_call_goes_on_by_its_entry(setup: Callable[..., Any], layout: Abi) -> None:
+    guest = setup(abi=layout)
+    domain, count = guest.domain, 2 * memory_extents.SLICE + 100
+    domain.max_pages += count
+    start = domain.total_pages
+    arg = memory.xen_memory_reservation(0, count, 0, 0, xen.DOMID_SELF)
+    at = entries(
+        guest,
+        (VERSION, 0),
+        (xen.Hypercall.memory_op, memory.XENMEM_increase_reservation, guest.place(arg)),
+        (VERSION, 0),
+    )
+    assert guest.call(MULTICALL, at, 3) == 0
+    assert guest.guest.slices == 3
+    assert results(guest, at, 3) == [0x40011, count, 0x40011]
+    assert domain.total_pages == start + count
+    size = xen.multicall_entry.sizeof(layout)
+    entry = guest.get(at + size, xen.multicall_entry)
+    # Xen, too, leaves there where it went on last.
+    assert entry.op == xen.Hypercall.memory_op
+    assert entry.args[0] == 2 * memory_extents.SLICE << memory_extents.MEMOP_EXTENT_SHIFT
 
 
 def test_the_rest_waits_with_the_vcpu(setup: Callable[..., Any]) -> None:
