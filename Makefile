@@ -1,6 +1,7 @@
 # The commands a developer needs. Each runs with no terminal and says by its exit status how it went.
 
 python := .venv/bin/python
+benchmarks := boot start hypercall evtchn grantcopy
 
 .PHONY: help setup demo test test-full bench docs clean
 
@@ -9,7 +10,7 @@ help:
 	@echo 'make demo       boot the unmodified Debian kernel as a Xen guest'
 	@echo 'make test       linters, type checker and tests, but for the slow ones'
 	@echo 'make test-full  the slow tests too'
-	@echo 'make bench      boot time against plain QEMU'
+	@echo 'make bench      boot time against plain QEMU, and what single operations cost'
 	@echo 'make docs       write the generated tables of docs/limits.md'
 	@echo 'make clean      remove what the build made, guest kernels included'
 
@@ -26,7 +27,9 @@ test-full: setup
 	@$(python) scripts/check.py --full
 
 bench: setup
-	@$(python) benchmarks/boot.py
+	@status=0; for name in $(benchmarks); do \
+		echo "--- $$name"; $(python) benchmarks/$$name.py || status=1; \
+	done; exit $$status
 
 docs: setup
 	@$(python) scripts/gen_limits.py

@@ -60,7 +60,7 @@ def runs_tasks(guest: Shell, cpus: range) -> None:
         assert guest.run(f"taskset {1 << cpu:x} sh -c 'sleep 0.02; echo ran'") == "ran\n"
 
 
-@pytest.mark.parametrize("vcpus", [2, 8])
+@pytest.mark.parametrize("vcpus", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_cpus_come_and_go(uvm: Boot, linux: Path, shell_cpio: Path, vcpus: int) -> None:
     guest = boot(uvm, linux, shell_cpio, vcpus)
     others = range(1, vcpus)

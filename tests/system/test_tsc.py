@@ -35,6 +35,7 @@ def test_tiny_guest(uvm: Boot, variant: str, mode: str) -> None:
     assert (guest.domain.exits > 1400) is (mode == "always_emulate"), guest.domain.exits
 
 
+@pytest.mark.slow
 def test_debian_with_an_emulated_tsc(uvm: Boot, linux: Path, shell_cpio: Path) -> None:
     guest = uvm(
         linux, shell=True, ramdisk=shell_cpio, cmdline=QUIET, vcpus=2, tsc_mode="always_emulate"
