@@ -177,7 +177,11 @@ def _open_standard_streams() -> None:
 def run() -> None:
     """Entry point of the installed script."""
     _open_standard_streams()
-    sys.exit(main())
+    status = main()
+    # All is closed and written by now: to take the interpreter apart, object by object, would take
+    # as long as a small guest runs.
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntFlag
 
 from hvmlite.engine.memory import MachineMemory
+from hvmlite.records import field, record
 
 CpuidAnswer = tuple[int, int, int, int]
 """eax, ebx, ecx, edx."""
@@ -31,17 +31,17 @@ class Access(IntFlag):
 # ---- exits -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@record
 class Exit:
     """Why a vCPU stopped.  Each vCPU reuses its exit objects: read them before it runs again."""
 
 
-@dataclass(slots=True)
+@record
 class Hypercall(Exit):
     """VMCALL or VMMCALL; the instruction pointer is already behind it."""
 
 
-@dataclass(slots=True)
+@record
 class Cpuid(Exit):
     """CPUID; answer with `EngineVcpu.complete_cpuid`."""
 
@@ -49,7 +49,7 @@ class Cpuid(Exit):
     subleaf: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Msr(Exit):
     """RDMSR or WRMSR; answer with `complete_rdmsr`, `complete_wrmsr` or an injected #GP."""
 
@@ -58,12 +58,12 @@ class Msr(Exit):
     value: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Tsc(Exit):
     """RDTSC or RDTSCP after `Partition.intercept_tsc`; answer with `EngineVcpu.complete_tsc`."""
 
 
-@dataclass(slots=True)
+@record
 class PortIo(Exit):
     """IN or OUT of `size` bytes, or a piece of INS/OUTS (`string`).
 
@@ -79,7 +79,7 @@ class PortIo(Exit):
     data: bytes = b""
 
 
-@dataclass(slots=True)
+@record
 class Mmio(Exit):
     """An access to a guest-physical address that is not mapped (or not for writing).
 
@@ -91,22 +91,22 @@ class Mmio(Exit):
     fetch: bool = False
 
 
-@dataclass(slots=True)
+@record
 class Halt(Exit):
     """HLT; the instruction pointer is already behind it."""
 
 
-@dataclass(slots=True)
+@record
 class Shutdown(Exit):
     """A triple fault: the vCPU is in the architectural shutdown state."""
 
 
-@dataclass(slots=True)
+@record
 class Kicked(Exit):
     """`EngineVcpu.kick` (or an interrupt of the engine's own) ended the run."""
 
 
-@dataclass(slots=True)
+@record
 class Failure(Exit):
     """The engine cannot run this vCPU on: its state is invalid.  `reason` says what is wrong."""
 
@@ -116,7 +116,7 @@ class Failure(Exit):
 # ---- CPU state -------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@record
 class Segment:
     """One segment register with its hidden part.
 
@@ -138,7 +138,7 @@ SEGMENT_REGISTERS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "
 CONTROL_REGISTERS = ("cr0", "cr2", "cr3", "cr4", "efer", "rip", "rflags", "dr6", "dr7")
 
 
-@dataclass(slots=True)
+@record
 class CpuState:
     """The architectural state that a vCPU starts with; what is not named is zero.
 

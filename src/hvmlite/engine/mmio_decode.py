@@ -5,12 +5,12 @@ by the library iced-x86 (loaded at first use). MmioOperation (mmio_operation.py)
 """
 
 import enum
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hvmlite.engine.disasm import MAX_INSTRUCTION, instruction_text
 from hvmlite.errors import EngineError
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
@@ -77,7 +77,7 @@ class Segment(enum.IntEnum):
     GS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class MmioAccess:
     """One decoded instruction. Sizes and lengths are in bytes."""
 

@@ -7,7 +7,8 @@ paging is never offered to a guest.  Facts: Intel SDM volume 3, chapter 4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from hvmlite.records import record
 
 CR0_PG = 1 << 31
 CR0_WP = 1 << 16
@@ -41,7 +42,7 @@ class PageFault(Exception):
         return self.present | self.write << 1
 
 
-@dataclass(slots=True)
+@record
 class PagingMode:
     """The registers that decide how linear addresses are translated."""
 

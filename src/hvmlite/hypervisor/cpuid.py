@@ -7,7 +7,6 @@ appendix E; Intel SDM volume 2 (CPUID).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hvmlite.abi.cpuid import (
@@ -16,6 +15,7 @@ from hvmlite.abi.cpuid import (
     XEN_HVM_CPUID_UPCALL_VECTOR,
     XEN_HVM_CPUID_VCPU_ID_PRESENT,
 )
+from hvmlite.records import field, record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -75,7 +75,7 @@ _HVM_FEATURES = (
 _HIGHEST_XEN = XEN_BASE + 5
 
 
-@dataclass(slots=True)
+@record
 class CpuidPolicy:
     """What a domain's CPUID shows.
 

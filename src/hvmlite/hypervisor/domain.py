@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvmlite.abi.layout import Abi
@@ -26,6 +25,7 @@ from hvmlite.hypervisor.release import Release
 from hvmlite.hypervisor.timekeeping import TscCalibration, TscMode
 from hvmlite.hypervisor.vcpu import Vcpu
 from hvmlite.hypervisor.watchdog import Watchdogs
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.argo import Argo
@@ -38,7 +38,7 @@ LEGACY_MAX_VCPUS = 32
 BITS_64 = 64
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Limits:
     """What a domain may have at most (the defaults of Xen and xl)."""
 
@@ -48,7 +48,7 @@ class Limits:
     max_grant_version: int = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class CrashInfo:
     """Why a domain crashed, in words, and which vCPU was at fault (None: no one vCPU)."""
 
@@ -56,7 +56,7 @@ class CrashInfo:
     vcpu: int | None = None
 
 
-@dataclass(slots=True)
+@record
 class Hooks:
     """Whom to tell what; the toolstack fills them in.  All run in the host loop."""
 
@@ -298,7 +298,7 @@ class Domain:
         self.host.frames.release(self.shared_info.frame)
 
 
-@dataclass(slots=True)
+@record
 class MmioRange:
     """A device that the toolstack put at guest-physical addresses [start, end)."""
 

@@ -5,8 +5,6 @@ Facts: public headers and CHANGELOG of Xen 4.17 to 4.21.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hvmlite.abi.features import (
     XENFEAT_auto_translated_physmap,
     XENFEAT_dm_msix_all_writes,
@@ -19,6 +17,7 @@ from hvmlite.abi.features import (
     XENFEAT_writable_page_tables,
 )
 from hvmlite.errors import UserError
+from hvmlite.records import record
 
 _XENFEAT_COMMON = (
     1 << XENFEAT_writable_page_tables
@@ -33,7 +32,7 @@ _SINCE_4_18 = 1 << XENFEAT_runstate_phys_area | 1 << XENFEAT_vcpu_time_phys_area
 _SINCE_4_19 = 1 << XENFEAT_dm_msix_all_writes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Release:
     """One Xen release as a guest sees it."""
 

@@ -6,13 +6,13 @@ Made from the stopped vCPU at the moment of the crash; nothing here costs a runn
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import xen
 from hvmlite.engine.base import CONTROL_REGISTERS, GENERAL_REGISTERS, SEGMENT_REGISTERS
 from hvmlite.engine.disasm import instruction_text
 from hvmlite.errors import EngineError
+from hvmlite.records import field, record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -26,7 +26,7 @@ _HYPERCALL_NAMES = {
 }
 
 
-@dataclass(slots=True)
+@record
 class CrashReport:
     """A crash: `str()` is the text for a person."""
 

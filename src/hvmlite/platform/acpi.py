@@ -6,13 +6,13 @@ our own and holds the processors alone. Table layouts: ACPI specification 5.0, c
 Software Programming Model"; port addresses: public/hvm/ioreq.h.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from hvmlite.abi.layout import Array, Bytes, Struct, u8, u16, u32, u64
 from hvmlite.errors import UserError
 from hvmlite.platform import aml
 from hvmlite.platform.apicdef import APIC_DEFAULT_PHYS_BASE
+from hvmlite.records import record
 
 ACPI_BASE: Final = 0xFC00_0000
 """ACPI_INFO_PHYSICAL_ADDRESS of Xen's tools: the info page, then the tables, then the RSDP."""
@@ -213,7 +213,7 @@ class acpi_info(Struct):
     pci_hi: Annotated[tuple[int, ...], Array(u64, 2)] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class AcpiTables:
     """Bytes to load into the guest."""
 

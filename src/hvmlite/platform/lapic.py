@@ -6,7 +6,6 @@ something else, Xen's arch/x86/hvm/vlapic.c.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from hvmlite.errors import UserError
@@ -59,6 +58,7 @@ from hvmlite.platform.apicdef import (
     X2APIC_WRITABLE,
 )
 from hvmlite.platform.lapic_timer import STOPPED, ApicTimer, TimerMode, TimerQueue
+from hvmlite.records import record
 
 __all__ = ("VLAPIC_VERSION", "ApicBus", "LapicState", "LocalApic")
 
@@ -69,7 +69,7 @@ _U32: Final = 0xFFFF_FFFF
 _ALL_VECTORS: Final = (1 << 256) - (1 << FIRST_VECTOR)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LapicState:
     """What a save records of one LocalApic."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from hvmlite.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
@@ -17,6 +16,7 @@ from hvmlite.errors import UserError
 from hvmlite.hypervisor.control import Control, CpuidPolicy, Domain, Limits, TscMode
 from hvmlite.hypervisor.release import find_release
 from hvmlite.platform.acpi import build_acpi
+from hvmlite.records import record
 from hvmlite.toolstack import layout
 from hvmlite.toolstack.config import TSC_MODES, DomainConfig
 from hvmlite.toolstack.hardware import LapicDevice, attach_mtrr
@@ -37,7 +37,7 @@ def entry_state(rip: int, start_info: int) -> CpuState:
     return CpuState(rip=rip, general={"rbx": start_info}, cr0=0x11, segments=segments)
 
 
-@dataclass(slots=True)
+@record
 class Payload:
     """A file that goes into the guest as a module, read whole.
 
@@ -67,7 +67,7 @@ class Payload:
         return cls(path, data)
 
 
-@dataclass(slots=True)
+@record
 class BootPlan:
     """Everything checked and placed, before a domain exists: `UserError`s come from here."""
 

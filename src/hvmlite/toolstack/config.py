@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvmlite.errors import UserError
+from hvmlite.records import field, record
 
 if TYPE_CHECKING:
     from hvmlite.toolstack.devices.spec import DeviceSpec
@@ -40,7 +40,7 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[(match[2] or "").lower()]
 
 
-@dataclass(slots=True)
+@record
 class DomainConfig:
     """A domain's configuration.
 

@@ -7,7 +7,6 @@ Everything happens in the caller's thread, at once; nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from hvmlite.abi.errno import XEN_EINVAL, XEN_ENOENT
 from hvmlite.abi.xen import DOMID_FIRST_RESERVED
@@ -222,7 +221,7 @@ class Daemon(Core):
         attribute = _quota_attribute(name)
         quota = self._quota(domid)
         if domid is not None and quota is self.quota:
-            quota = self.domains[domid].quota = replace(quota)
+            quota = self.domains[domid].quota = Quota(**vars(quota))
         setattr(quota, attribute, value or UNLIMITED)
 
     def _quota(self, domid: int | None) -> Quota:

@@ -6,8 +6,9 @@ Quota names, values and error numbers are xenstored's (tools/xenstored of Xen).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.xenstore.connection import Connection
@@ -24,7 +25,7 @@ UNLIMITED: Final = 1 << 62
 """Value of a quota that is switched off; 0 on the wire."""
 
 
-@dataclass
+@record
 class Quota:
     """What one unprivileged domain may use. Domain 0 is exempt.
 

@@ -32,6 +32,10 @@ _CR4_UNSUPPORTED = ~0x0077_0FFF | 1 << 13
 _GP = 13
 _MACHINE_STATUS = 0xF
 _LONGEST_INSTRUCTION = 15
+_MOV_TO_CR = b"\x0f\x22"
+_REX = 0x40
+"""A REX prefix whose R bit (a control register above 7) is clear, in the bits 0xF4."""
+_REX_B = 1
 
 
 class ControlRegisters:
@@ -67,10 +71,34 @@ class ControlRegisters:
 
     def carry_out_write(self) -> None:
         """Carries out the intercepted MOV to CR0 or CR4, LMSW or CLTS at rip."""
+        vcpu = self._vcpu
+        code = vcpu.fetch(_LONGEST_INSTRUCTION)
+        # Nearly always a plain MOV, which every kernel meets as it starts: loading a decoder for it
+        # takes longer than all else that its start costs us.
+        rex = code[0] if vcpu.mode == 64 and code[:1] and code[0] & 0xF4 == _REX else 0
+        at = 1 if rex else 0
+        if code[at : at + 2] == _MOV_TO_CR and len(code) > at + 2:
+            modrm = code[at + 2]
+            source = modrm & 7 | (8 if rex & _REX_B else 0)
+            value = vcpu.raw(GENERAL_REGISTERS[source])
+            if vcpu.mode != 64:
+                value &= 0xFFFF_FFFF
+            self._write(modrm >> 3 & 7, value, at + 3)
+        else:
+            self._decode_and_write(code)
+
+    def _write(self, number: int, value: int, length: int) -> None:
+        done = self._write_cr4(value) if number == 4 else self._write_cr0(value)
+        if done:
+            self._vcpu.advance(length)
+        else:
+            self._vcpu.inject_exception(_GP, 0)
+
+    def _decode_and_write(self, code: bytes) -> None:
         from iced_x86 import Decoder, Mnemonic, Register  # noqa: PLC0415
 
         vcpu = self._vcpu
-        decoder = Decoder(vcpu.mode, vcpu.fetch(_LONGEST_INSTRUCTION), ip=vcpu.raw("rip"))
+        decoder = Decoder(vcpu.mode, code, ip=vcpu.raw("rip"))
         instruction = decoder.decode()
         cr0 = vcpu.raw("cr0")
         number, value = 0, cr0
@@ -85,11 +113,7 @@ class ControlRegisters:
             # LMSW cannot clear PE, and no kernel that enters long mode uses it with memory.
             source = vcpu.raw(GENERAL_REGISTERS[_register_number(instruction.op0_register)])
             value = cr0 & ~_CR0_MP_EM_TS | source & _MACHINE_STATUS
-        done = self._write_cr4(value) if number == 4 else self._write_cr0(value)
-        if done:
-            vcpu.advance(instruction.len)
-        else:
-            vcpu.inject_exception(_GP, 0)
+        self._write(number, value, instruction.len)
 
     def _write_cr0(self, value: int) -> bool:
         vcpu = self._vcpu

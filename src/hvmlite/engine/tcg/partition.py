@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from importlib import resources
+from pathlib import Path
 
 from hvmlite.engine import base as b
 from hvmlite.engine.memory import PAGE_SHIFT, PAGE_SIZE, MachineMemory
@@ -33,7 +33,7 @@ OPEN_PORTS = (*range(0x40, 0x44), 0x61, *range(0xCF8, 0xD00))
 
 
 def _code(name: str) -> bytes:
-    return resources.files("hvmlite.engine.tcg.stub").joinpath(name).read_bytes()
+    return (Path(__file__).parent / "stub" / name).read_bytes()
 
 
 class TcgPartition(b.Partition):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,11 +25,20 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
+def _which(name: str) -> str | None:
+    """The executable of that name in PATH, or at that path (shutil.which: half of a start-up)."""
+    for directory in ("",) if os.path.dirname(name) else os.get_exec_path():
+        path = os.path.join(directory, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
 def find_qemu() -> str:
     """Returns the path of the QEMU binary: $HVMLITE_QEMU, else the first one in PATH."""
     wanted = os.environ.get(ENVIRONMENT)
     for name in (wanted,) if wanted else QEMU_NAMES:
-        path = shutil.which(name)
+        path = _which(name)
         if path:
             return path
     missing = f"{wanted} (from ${ENVIRONMENT})" if wanted else QEMU_NAMES[0]

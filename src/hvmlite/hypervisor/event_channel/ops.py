@@ -7,7 +7,6 @@ Facts: public/event_channel.h; the order of checks is that of real Xen 4.17's an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvmlite.abi import event_channel as abi
@@ -15,6 +14,7 @@ from hvmlite.abi.errno import XEN_EBUSY, XEN_EPERM, XEN_ESRCH
 from hvmlite.abi.xen import DOMID_SELF
 from hvmlite.hypervisor.call import XenError
 from hvmlite.hypervisor.event_channel.ports import PortState
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.call import Call
@@ -24,7 +24,7 @@ EVTCHNOP_reset_cont = 14
 """Xen's own continuation of EVTCHNOP_reset; the public header shows it to Xen alone."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class OpInfo:
     """One sub-operation: its header name, its handler, and the Xen version that brought it."""
 

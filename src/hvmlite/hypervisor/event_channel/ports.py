@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hvmlite.abi import event_channel as abi
 from hvmlite.abi.errno import XEN_ENOSPC
 from hvmlite.hypervisor.call import XenError
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.event_channel.backend import BackendPort
@@ -169,7 +169,7 @@ class PortOps(Protocol):
         """The ABI's own state of a port, for a person to read."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PortInfo:
     """The state of one bound port, for debugging. Fields that do not apply are None."""
 

@@ -6,8 +6,6 @@ Facts: public/grant_table.h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hvmlite.abi.grant_table import (
     GNTST_general_error,
     GTF_permit_access,
@@ -28,6 +26,7 @@ from hvmlite.abi.grant_table import (
 from hvmlite.engine.memory import PAGE_SIZE
 from hvmlite.errors import HvmliteError
 from hvmlite.hypervisor.memory import Page
+from hvmlite.records import record
 
 V1_SIZE = grant_entry_v1.sizeof()
 V2_SIZE = grant_entry_v2.sizeof()
@@ -53,7 +52,7 @@ class GrantError(HvmliteError):
         self.status = status
 
 
-@dataclass(slots=True)
+@record
 class Entry:
     """What an entry grants, at one moment: a byte range of a guest frame, or another's grant."""
 

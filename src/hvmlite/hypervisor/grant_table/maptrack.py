@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.grant_table.table import GrantTable
@@ -18,7 +19,7 @@ PER_FRAME = 256
 NO_HANDLE = -1
 
 
-@dataclass(slots=True)
+@record
 class Mapping:
     """One mapped grant: whose, which, and how."""
 

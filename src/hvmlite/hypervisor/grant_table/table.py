@@ -5,7 +5,6 @@ Facts: public/grant_table.h and what real Xen 4.17 answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvmlite.abi.errno import XEN_EBUSY, XEN_ENOMEM, XEN_ERANGE
@@ -36,6 +35,7 @@ from hvmlite.hypervisor.grant_table.entries import (
 )
 from hvmlite.hypervisor.grant_table.maptrack import Maptrack
 from hvmlite.hypervisor.memory import Page
+from hvmlite.records import record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.domain import Domain
@@ -46,7 +46,7 @@ _V1_FRAME_LIMIT = 1 << 32
 _RESERVED = range(GNTTAB_NR_RESERVED_ENTRIES)
 
 
-@dataclass(slots=True)
+@record
 class Pin:
     """An entry in use: what it granted when it was taken up, and how often it is used.
 
@@ -65,7 +65,7 @@ class Pin:
     writers: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Claim:
     """One entry taken up for one copy; `release` it."""
 

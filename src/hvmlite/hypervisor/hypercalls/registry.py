@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from hvmlite.abi.errno import XEN_ENOSYS
+from hvmlite.records import field, record
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.call import Call
@@ -20,7 +20,7 @@ Handler: TypeAlias = "Callable[[Call], int]"
 """Carries out one call; returns 0 or more, or a negative errno, or raises XenError."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class OpInfo:
     """One sub-operation.
 
@@ -35,7 +35,7 @@ class OpInfo:
     since: tuple[int, int] = OLDEST
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Family:
     """One hypercall: its number, its name and its sub-operations (by the first argument)."""
 

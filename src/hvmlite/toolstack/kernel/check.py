@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
+from hvmlite.records import record
 from hvmlite.toolstack.kernel.image import Inspection, inspect_kernel
 
 _MAX_TEXT = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class KernelReport:
     """The findings on one kernel, for people (`to_text`) and for programs (`to_json`)."""
 

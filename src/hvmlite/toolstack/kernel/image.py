@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Self
 
+from hvmlite.records import field, record
 from hvmlite.toolstack.kernel import bzimage, decompress
 from hvmlite.toolstack.kernel.elf import ELF_MAGIC, ElfHeader, ElfReader, LoadSegment
 from hvmlite.toolstack.kernel.notes import XenNotes, read_notes
@@ -38,7 +38,7 @@ _OTHER_FILES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Segment:
     """Bytes to copy to guest-physical address `paddr`; up to `memsz` bytes the rest is zeros."""
 
@@ -67,7 +67,7 @@ class Segment:
         return self.paddr + self.memsz
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class KernelImage:
     """A kernel that can boot as PVH, given enough memory. Holds its file open until `close`."""
 
@@ -144,7 +144,7 @@ class KernelImage:
         self.close()
 
 
-@dataclass(slots=True)
+@record
 class Inspection:
     """What was found in a file, as far as it could be read, and why it cannot boot."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hvmlite.abi import elfnote
+from hvmlite.records import field, record
 from hvmlite.toolstack.kernel.elf import NoteArea
 from hvmlite.toolstack.kernel.source import KernelError, Source, printable
 
@@ -69,7 +69,7 @@ class Note(NamedTuple):
         return _names().get(self.type, f"type {self.type}")
 
 
-@dataclass(slots=True)
+@record
 class XenNotes:
     """The notes by name: strings, numbers, and None for what is absent or has no valid size.
 
