@@ -42,6 +42,7 @@ HEADERS = {
     "cpuid": ["arch-x86/cpuid.h"],
     "dm_op": ["hvm/dm_op.h"],
     "domctl": ["domctl.h"],
+    "elf": ["../linux/elf.h", "../linux/elf-em.h"],
     "elfnote": ["elfnote.h"],
     "errno": ["errno.h"],
     "event_channel": ["event_channel.h"],
@@ -264,6 +265,8 @@ def compile_probe(source: str, abi: Abi, directory: Path) -> dict[str, bytes]:
     output = file.with_suffix(".o")
     flag = "-m64" if abi is Abi.X86_64 else "-m32"
     command = [gcc, flag, "-ffreestanding", "-fno-pic", "-w", "-c", str(file), "-o", str(output)]
+    # linux/elf.h needs asm/types.h, which Debian has for the 64-bit ABI alone (and is for both).
+    command += ["-idirafter", "/usr/include/x86_64-linux-gnu"]
     plain = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
     if f"unrecognized command-line option '{flag}'" in result.stderr:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hvmlite import Domain, DomainConfig, Host
 from hvmlite.testing import ramdisk
-from hvmlite.toolstack.host import boot_memory
+from hvmlite.toolstack.config import boot_memory
 
 from ..unit.toolstack.kernel.build import LOAD_ADDRESS, Elf, Load, entry_note
 

@@ -7,10 +7,11 @@ Exit status: 0 done, 1 our own failure, 2 bad usage or bad input, 3 the guest cr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -104,13 +105,14 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         default="restart",
         help="what a reboot of the guest does (default: restart)",
     )
+    # Also while there is no such option.
+    run.set_defaults(devices=[])
     for option, (metavar, text) in DEVICE_OPTIONS.items():
         add(
             f"--{option}",
             metavar=metavar,
             action=_AddDevice,
             dest="devices",
-            default=[],
             help=text,
         )
     add("--verbose", action="store_true", help="say on stderr what happened behind the console")
@@ -139,14 +141,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(verb: str) -> ModuleType:
-    """Imports a verb's module and all it needs.
+    """Imports a verb's module and all it needs."""
+    with quiet_collector():
+        return import_module(f"hvmlite.cli.{verb}")
 
-    What that makes stays to the end: the garbage collector is kept from looking at it, which it
-    would do many times on the way and then again and again while a guest runs.
+
+@contextlib.contextmanager
+def quiet_collector() -> Iterator[None]:
+    """For imports: what they make stays to the end.
+
+    The garbage collector is kept from looking at it, which it would do many times on the way and
+    then again and again while a guest runs.
     """
     gc.disable()
     try:
-        return import_module(f"hvmlite.cli.{verb}")
+        yield
     finally:
         gc.freeze()
         gc.enable()

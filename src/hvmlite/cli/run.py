@@ -10,13 +10,22 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from hvmlite.cli.main import EXIT_CRASH, EXIT_FAILURE, EXIT_OK, EXIT_TIMEOUT, complain
-from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput
+from hvmlite.cli.main import (
+    EXIT_CRASH,
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_TIMEOUT,
+    complain,
+    quiet_collector,
+)
+from hvmlite.engine.select import EarlyEngine, open_engine
 from hvmlite.errors import HvmliteError, UserError
-from hvmlite.toolstack.config import DomainConfig, parse_size
-from hvmlite.toolstack.domain import Domain
-from hvmlite.toolstack.host import Host, boot_memory
+from hvmlite.toolstack.config import DomainConfig, boot_memory, parse_size
+
+if TYPE_CHECKING:
+    from hvmlite.toolstack.domain import Domain
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_SLACK_MS = 1000
@@ -74,7 +83,12 @@ def execute(options: argparse.Namespace) -> int:
     for number in _SIGNALS:
         signal.signal(number, session.on_signal)
     begin = time.monotonic()
-    with Host(boot_memory(config), engine=options.engine) as host:
+    # QEMU takes as long to start as Python takes to load the rest: both at once.
+    engine = EarlyEngine(open_engine(options.engine), boot_memory(config), config.all_vcpus)
+    with quiet_collector():
+        from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput  # noqa: PLC0415
+        from hvmlite.toolstack.host import Host  # noqa: PLC0415
+    with Host(engine=engine) as host:
         domain = host.create(config)
         output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
         domain.console.add_sink(output.write)

@@ -391,3 +391,7 @@ class Engine(ABC):
     @abstractmethod
     def create(self, memory: MachineMemory, vcpus: int) -> Partition:
         """Makes the vCPUs of a new domain over the given machine memory."""
+
+    def close(self) -> None:
+        """Frees what the engine holds beyond its partitions, before its memory goes."""
+        return

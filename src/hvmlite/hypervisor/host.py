@@ -36,9 +36,12 @@ _LAST_DOMID = DOMID_FIRST_RESERVED - 1
 class Host:
     """A machine of its own: memory, clock, timers and any number of domains."""
 
-    def __init__(self, engine: Engine, memory_size: int, clock: Clock | None = None) -> None:
+    def __init__(
+        self, engine: Engine, memory: int | MachineMemory, clock: Clock | None = None
+    ) -> None:
+        """`memory`: a size in bytes, or what there is already; it belongs to the host then."""
         self.engine = engine
-        self.machine = MachineMemory(memory_size)
+        self.machine = MachineMemory(memory) if isinstance(memory, int) else memory
         self.clock = clock or Clock()
         self.timers = TimerQueue(self.clock)
         self.frames = FrameTable(self.machine)
@@ -262,4 +265,5 @@ class Host:
         self._epoll.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+        self.engine.close()
         self.machine.close()

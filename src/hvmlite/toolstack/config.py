@@ -121,3 +121,11 @@ class DomainConfig:
     def title(self) -> str:
         """The domain's name; by default that of its kernel."""
         return self.name or self.kernel.name
+
+
+def boot_memory(config: DomainConfig) -> int:
+    """Machine memory in bytes that a host for just this domain needs (with room for a restart)."""
+    config.check()
+    grant_tables = 2 * config.max_grant_frames << 12
+    own = (24 << 20) + config.all_vcpus * (1 << 20) + grant_tables
+    return config.memory + config.memory // 128 + own

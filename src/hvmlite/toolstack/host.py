@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from hvmlite.engine.memory import PAGE_SHIFT
-from hvmlite.engine.select import open_engine
+from hvmlite.engine.select import EarlyEngine, open_engine
 from hvmlite.errors import EngineError, UserError
 from hvmlite.hypervisor.control import Control
 from hvmlite.hypervisor.host import Host as Hypervisor
@@ -38,14 +38,20 @@ class Host:
 
     `memory` is what all domains together may have, in bytes or as "8G"; it costs nothing until it
     is used.  One thread of its own serves all domains; the methods may be called from any thread.
+    `engine` is the name of one, or one that has been started already with memory of its own.
     Raises EngineError where no guest can run, UserError for a bad argument.
     """
 
-    def __init__(self, memory: int | str = DEFAULT_MEMORY, *, engine: str = "auto") -> None:
-        size = parse_size(memory) if isinstance(memory, str) else memory
-        if size <= 0:
-            raise UserError(f"memory of {size} bytes is none")
-        self._hypervisor = Hypervisor(open_engine(engine), size)
+    def __init__(
+        self, memory: int | str = DEFAULT_MEMORY, *, engine: str | EarlyEngine = "auto"
+    ) -> None:
+        if isinstance(engine, EarlyEngine):
+            self._hypervisor = Hypervisor(engine, engine.memory)
+        else:
+            size = parse_size(memory) if isinstance(memory, str) else memory
+            if size <= 0:
+                raise UserError(f"memory of {size} bytes is none")
+            self._hypervisor = Hypervisor(open_engine(engine), size)
         self.control = Control(self._hypervisor)
         self.store = XenStore()
         prepare_store(self.store)
@@ -153,11 +159,3 @@ class Host:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def boot_memory(config: DomainConfig) -> int:
-    """Machine memory in bytes that a host for just this domain needs (with room for a restart)."""
-    config.check()
-    grant_tables = 2 * config.max_grant_frames << PAGE_SHIFT
-    own = (24 << 20) + config.all_vcpus * (1 << 20) + grant_tables
-    return config.memory + config.memory // 128 + own

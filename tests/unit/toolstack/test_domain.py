@@ -28,9 +28,9 @@ from hvmlite.abi.sched import (
 from hvmlite.engine import base as b
 from hvmlite.errors import EngineError, UserError
 from hvmlite.hypervisor.memory import Page
-from hvmlite.toolstack.config import DomainConfig
+from hvmlite.toolstack.config import DomainConfig, boot_memory
 from hvmlite.toolstack.domain import Domain
-from hvmlite.toolstack.host import DEFAULT_MEMORY, Host, boot_memory
+from hvmlite.toolstack.host import DEFAULT_MEMORY, Host
 from hvmlite.toolstack.layout import SpecialPage
 
 from .conftest import MIB, Make, RecordingEngine, vcpu_of

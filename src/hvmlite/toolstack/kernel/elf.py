@@ -1,15 +1,43 @@
 """An ELF file's header, its loadable segments and where its notes lie, all bounds checked.
 
-pyelftools knows the layouts; it gets only ranges that were found to lie in the file. What makes a
-file unusable is appended to `reasons`, so that a report can name everything at once. Which program
-headers count follows Xen's libelf (xen/common/libelf).
+What makes a file unusable is appended to `reasons`, so that a report can name everything at once.
+Which program headers count follows Xen's libelf (xen/common/libelf).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
+from hvmlite.abi.elf import (
+    EI_CLASS,
+    EI_DATA,
+    EI_NIDENT,
+    ELFCLASS32,
+    ELFCLASS64,
+    ELFDATA2LSB,
+    ELFDATA2MSB,
+    EM_386,
+    EM_X86_64,
+    ET_CORE,
+    ET_DYN,
+    ET_EXEC,
+    ET_NONE,
+    ET_REL,
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_LOAD,
+    PT_NOTE,
+    SHT_NOTE,
+    elf32_hdr,
+    elf32_phdr,
+    elf32_shdr,
+    elf64_hdr,
+    elf64_phdr,
+    elf64_shdr,
+)
+from hvmlite.abi.layout import Struct
 from hvmlite.toolstack.kernel.source import KernelError, Source
 
 ELF_MAGIC = b"\x7fELF"
@@ -18,21 +46,17 @@ MAX_SECTION_HEADERS = 4096
 MAX_LOADED_SIZE = 1 << 30
 """Bytes that all segments together may take from the file."""
 
-_IDENT_SIZE = 16
-_EI_CLASS = 4
-_EI_DATA = 5
-_CLASS_BITS = {1: 32, 2: 64}
-_ELFDATA2LSB = 1
-_ELFDATA2MSB = 2
-_PF_X = 1
-_PF_W = 2
-_PF_R = 4
-
+_CLASS_BITS = {ELFCLASS32: 32, ELFCLASS64: 64}
 _FILE_TYPES = {
-    "ET_NONE": "has no file type",
-    "ET_REL": "is a relocatable object file, not a linked kernel",
-    "ET_CORE": "is a core dump",
+    ET_NONE: "ET_NONE", ET_REL: "ET_REL", ET_EXEC: "ET_EXEC", ET_DYN: "ET_DYN", ET_CORE: "ET_CORE",
+}  # fmt: skip
+_NO_KERNEL = {
+    ET_NONE: "has no file type",
+    ET_REL: "is a relocatable object file, not a linked kernel",
+    ET_CORE: "is a core dump",
 }
+
+S = TypeVar("S", bound=Struct)
 
 
 class LoadSegment(NamedTuple):
@@ -52,12 +76,12 @@ class LoadSegment(NamedTuple):
     @property
     def executable(self) -> bool:
         """PF_X."""
-        return bool(self.flags & _PF_X)
+        return bool(self.flags & PF_X)
 
     @property
     def access(self) -> str:
         """The flags as "RWX", with a dash for each that is missing."""
-        bits = ((_PF_R, "R"), (_PF_W, "W"), (_PF_X, "X"))
+        bits = ((PF_R, "R"), (PF_W, "W"), (PF_X, "X"))
         return "".join(letter if self.flags & bit else "-" for bit, letter in bits)
 
     def __str__(self) -> str:
@@ -88,78 +112,84 @@ class ElfReader:
     def __init__(self, source: Source, reasons: list[str]) -> None:
         self._source = source
         self._reasons = reasons
-        if source.size < _IDENT_SIZE:
+        if source.size < EI_NIDENT:
             raise KernelError("the ELF header is cut short")
-        ident = bytes(source.read(0, _IDENT_SIZE))
+        ident = bytes(source.read(0, EI_NIDENT))
         if not ident.startswith(ELF_MAGIC):
             raise KernelError("is not an ELF file")
-        elf_class = _CLASS_BITS.get(ident[_EI_CLASS])
+        elf_class = _CLASS_BITS.get(ident[EI_CLASS])
         if elf_class is None:
-            raise KernelError(f"its ELF class {ident[_EI_CLASS]} is neither 32- nor 64-bit")
-        if ident[_EI_DATA] not in (_ELFDATA2LSB, _ELFDATA2MSB):
-            raise KernelError(f"its ELF byte order {ident[_EI_DATA]} is unknown")
-        # pyelftools takes some milliseconds to import
-        from elftools.elf.structs import ELFStructs  # noqa: PLC0415
-
+            raise KernelError(f"its ELF class {ident[EI_CLASS]} is neither 32- nor 64-bit")
+        if ident[EI_DATA] not in (ELFDATA2LSB, ELFDATA2MSB):
+            raise KernelError(f"its ELF byte order {ident[EI_DATA]} is unknown")
         self._elf_class = elf_class
-        self._little_endian = ident[_EI_DATA] == _ELFDATA2LSB
-        self._structs: Any = ELFStructs(self._little_endian, elf_class)
-        self._structs.create_basic_structs()
-        self._ehdr = self._unpack(self._structs.Elf_Ehdr, 0, "ELF header")
-        self._structs.create_advanced_structs(self._ehdr.e_type, self._ehdr.e_machine)
+        self._little_endian = ident[EI_DATA] == ELFDATA2LSB
+        self._wide = elf_class == 64
+        what = "ELF header"
+        self._ehdr: elf32_hdr | elf64_hdr = (
+            self._unpack(elf64_hdr, 0, what) if self._wide else self._unpack(elf32_hdr, 0, what)
+        )
 
     def header(self) -> ElfHeader:
         """Read the program headers; what is wrong with them or the header goes to `reasons`."""
-        ehdr = self._ehdr
-        file_type, machine = str(ehdr.e_type), str(ehdr.e_machine)
+        file_type, machine = self._ehdr.e_type, self._ehdr.e_machine
         if not self._little_endian:
             self._reasons.append("is big-endian: x86 is little-endian")
-        if machine not in ("EM_386", "EM_X86_64"):
-            self._reasons.append(f"is for machine {machine}, not for x86")
-        if file_type not in ("ET_EXEC", "ET_DYN"):
-            self._reasons.append(_FILE_TYPES.get(file_type, f"has file type {file_type}"))
-        segments, note_segments = self._program_headers()
+            file_type, machine = _swapped(file_type), _swapped(machine)
+        if machine not in (EM_386, EM_X86_64):
+            self._reasons.append(f"is for machine {machine_name(machine)}, not for x86")
+        if file_type not in (ET_EXEC, ET_DYN):
+            self._reasons.append(_NO_KERNEL.get(file_type, f"has file type {file_type}"))
+        # The tables of a big-endian file would be read for nothing.
+        segments, note_segments = self._program_headers() if self._little_endian else ((), ())
         return ElfHeader(
-            self._elf_class, self._little_endian, file_type, machine, segments, note_segments
+            self._elf_class,
+            self._little_endian,
+            _FILE_TYPES.get(file_type, str(file_type)),
+            machine_name(machine),
+            segments,
+            note_segments,
         )
 
     def note_sections(self) -> Iterator[NoteArea]:
         """Yield the SHT_NOTE sections; none if the section headers are missing or broken."""
         ehdr = self._ehdr
-        layout = self._structs.Elf_Shdr
+        what = "section header"
         if (
-            ehdr.e_shnum > MAX_SECTION_HEADERS
-            or ehdr.e_shentsize < layout.sizeof()
+            not self._little_endian
+            or ehdr.e_shnum > MAX_SECTION_HEADERS
+            or ehdr.e_shentsize < (elf64_shdr if self._wide else elf32_shdr).sizeof()
             or ehdr.e_shoff + ehdr.e_shnum * ehdr.e_shentsize > self._source.size
         ):
             return
         for index in range(ehdr.e_shnum):
-            shdr = self._unpack(layout, ehdr.e_shoff + index * ehdr.e_shentsize, "section header")
-            if shdr.sh_type == "SHT_NOTE":
+            at = ehdr.e_shoff + index * ehdr.e_shentsize
+            shdr: elf32_shdr | elf64_shdr = (
+                self._unpack(elf64_shdr, at, what)
+                if self._wide
+                else self._unpack(elf32_shdr, at, what)
+            )
+            if shdr.sh_type == SHT_NOTE:
                 yield NoteArea(shdr.sh_offset, shdr.sh_size)
 
-    def _unpack(self, layout: Any, offset: int, what: str) -> Any:
-        size = layout.sizeof()
+    def _unpack(self, kind: type[S], offset: int, what: str) -> S:
+        size = kind.sizeof()
         if offset + size > self._source.size:
             raise KernelError(f"the {what} is cut short")
-        try:
-            return layout.parse(bytes(self._source.read(offset, size)))
-        except KernelError:
-            raise
-        except Exception as error:  # pyelftools states no base class for what its parsers raise
-            raise KernelError(f"the {what} cannot be read: {error}") from None
+        return kind.unpack(self._source.read(offset, size))
 
     def _program_headers(self) -> tuple[tuple[LoadSegment, ...], tuple[NoteArea, ...]]:
         ehdr = self._ehdr
-        layout = self._structs.Elf_Phdr
+        what = "program header"
+        entry_size = (elf64_phdr if self._wide else elf32_phdr).sizeof()
         end = ehdr.e_phoff + ehdr.e_phnum * ehdr.e_phentsize
         reason = ""
         if ehdr.e_phnum == 0:
             reason = "has no program headers"
         elif ehdr.e_phnum > MAX_PROGRAM_HEADERS:
             reason = f"has {ehdr.e_phnum} program headers: the limit is {MAX_PROGRAM_HEADERS}"
-        elif ehdr.e_phentsize < layout.sizeof():
-            reason = f"has program headers of {ehdr.e_phentsize} bytes, not {layout.sizeof()}"
+        elif ehdr.e_phentsize < entry_size:
+            reason = f"has program headers of {ehdr.e_phentsize} bytes, not {entry_size}"
         elif end > self._source.size:
             reason = f"is cut short: the program headers end at byte {end}"
         if reason:
@@ -169,12 +199,17 @@ class ElfReader:
         segments: list[LoadSegment] = []
         note_segments: list[NoteArea] = []
         for index in range(ehdr.e_phnum):
-            phdr = self._unpack(layout, ehdr.e_phoff + index * ehdr.e_phentsize, "program header")
-            if phdr.p_type == "PT_NOTE":
+            at = ehdr.e_phoff + index * ehdr.e_phentsize
+            phdr: elf32_phdr | elf64_phdr = (
+                self._unpack(elf64_phdr, at, what)
+                if self._wide
+                else self._unpack(elf32_phdr, at, what)
+            )
+            if phdr.p_type == PT_NOTE:
                 # libelf: some linkers leave p_offset of a note segment at zero
                 if phdr.p_offset:
                     note_segments.append(NoteArea(phdr.p_offset, phdr.p_filesz))
-            elif phdr.p_type == "PT_LOAD" and phdr.p_flags & (_PF_R | _PF_W | _PF_X):
+            elif phdr.p_type == PT_LOAD and phdr.p_flags & (PF_R | PF_W | PF_X):
                 segment = LoadSegment(
                     phdr.p_paddr, phdr.p_memsz, phdr.p_offset, phdr.p_filesz, phdr.p_flags
                 )
@@ -182,6 +217,23 @@ class ElfReader:
                     segments.append(segment)
         check_segments(segments, self._source.size, self._reasons)
         return tuple(segments), tuple(note_segments)
+
+
+def _swapped(value: int) -> int:
+    return int.from_bytes(value.to_bytes(2, "little"), "big")
+
+
+def machine_name(machine: int) -> str:
+    """The EM_ name of a machine, or its number."""
+    if machine == EM_X86_64:
+        return "EM_X86_64"
+    if machine == EM_386:
+        return "EM_386"
+    # Takes longer to import than a small guest to run, for names that are wanted in a message.
+    from elftools.elf.enums import ENUM_E_MACHINE  # noqa: PLC0415
+
+    names = [name for name, number in ENUM_E_MACHINE.items() if number == machine]
+    return names[0] if names else str(machine)
 
 
 def check_segments(segments: list[LoadSegment], file_size: int, reasons: list[str]) -> None:
