@@ -53,6 +53,7 @@ REFUSES = {
 
 REMARKS = {
     "EVTCHNOP_bind_pirq": "binds, but no event ever comes",
+    "EVTCHNOP_bind_virq": "from 4.21 on -EBUSY for the global VIRQs, which are domain 0's",
     "EVTCHNOP_status": "the caller's own ports only; domain 0: -EPERM",
     "GNTTABOP_copy": "a destination behind a read-only grant mapping is refused",
     "HVMOP_guest_request_vm_event": "but nobody monitors the domain",

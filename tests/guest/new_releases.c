@@ -89,6 +89,19 @@ static void test_areas(void)
     evtchn_close(port);
 }
 
+static void test_virqs(void)
+{
+    evtchn_port_t port;
+
+    call("EVTCHNOP_bind_virq");
+    check_rc("a global VIRQ", evtchn_bind_virq(VIRQ_DOM_EXC, 0, &port), -XEN_EBUSY);
+    check_rc("on another vCPU", evtchn_bind_virq(VIRQ_DOM_EXC, 1, &port), -XEN_EINVAL);
+    check_rc("the domain's own", evtchn_bind_virq(VIRQ_ARGO, 0, &port), 0);
+    evtchn_close(port);
+    check_rc("the vCPU's own", evtchn_bind_virq(VIRQ_DEBUG, 1, &port), 0);
+    evtchn_close(port);
+}
+
 static void test_vcpu_info(void)
 {
     struct vcpu_register_vcpu_info op = {.mfn = (ulong)alloc_pages(1) >> PAGE_SHIFT, .offset = 0};
@@ -112,6 +125,7 @@ void test_main(void)
     test_version();
     test_areas();
     test_vcpu_info();
+    test_virqs();
     call("PHYSDEVOP_map_pirq");
     check_rc("map_pirq", physdev_op(PHYSDEVOP_map_pirq, &map), -XEN_EOPNOTSUPP);
     map.domid = 4444;

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.abi.errno import (
     XEN_EACCES,
+    XEN_EBUSY,
     XEN_EEXIST,
     XEN_EINVAL,
     XEN_ENOENT,
@@ -24,6 +25,7 @@ from hvmlite.abi.event_channel import evtchn_fifo_control_block
 from hvmlite.abi.xen import (
     DOMID_SELF,
     NR_VIRQS,
+    VIRQ_ARGO,
     VIRQ_DEBUG,
     VIRQ_TIMER,
     VIRQ_XENOPROF,
@@ -55,7 +57,9 @@ NR_PIRQS = 56
 """PIRQs a domU may bind: those of a host with one 24-pin IO-APIC, and Xen's 32 extra for a domU."""
 
 PER_VCPU_VIRQS = frozenset({VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, VIRQ_XENPMU})
-"""All other VIRQs are global: bound on vCPU 0, then moved by EVTCHNOP_bind_vcpu."""
+"""All other VIRQs are bound on vCPU 0, then moved by EVTCHNOP_bind_vcpu."""
+_GLOBAL_VIRQS_HELD = (4, 21)
+"""The release from which only domain 0, which gets them, can bind a global VIRQ (not VIRQ_ARGO)."""
 
 
 def _drop() -> None:
@@ -171,6 +175,13 @@ class EventChannels:
         if virq not in PER_VCPU_VIRQS and vcpu_id != 0:
             raise XenError(XEN_EINVAL)
         vcpu = self._vcpu(vcpu_id)
+        if (
+            virq not in PER_VCPU_VIRQS
+            and virq != VIRQ_ARGO
+            and self.domain.domid
+            and self.domain.release.pair >= _GLOBAL_VIRQS_HELD
+        ):
+            raise XenError(XEN_EBUSY)
         rows = self._virqs
         while len(rows) <= vcpu_id:
             rows.append([None] * NR_VIRQS)

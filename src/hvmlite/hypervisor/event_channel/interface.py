@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hvmlite.hypervisor.event_channel.channels import EventChannels
     from hvmlite.hypervisor.memory import Gfn
     from hvmlite.hypervisor.physmap import P2mType
+    from hvmlite.hypervisor.release import Release
 
 Callback: TypeAlias = Callable[[], None]
 """Called synchronously when the guest sends on a port that a backend or Xen itself consumes."""
@@ -106,6 +107,10 @@ class Domain(Protocol):
     @property
     def domid(self) -> int:
         """Domain id."""
+
+    @property
+    def release(self) -> Release:
+        """Which Xen the domain sees."""
 
     @property
     def abi(self) -> Abi:

@@ -20,6 +20,7 @@ from hvmlite.hypervisor.event_channel import OPS, EventChannels
 from hvmlite.hypervisor.frames import FrameTable
 from hvmlite.hypervisor.memory import GuestAccessError, Page
 from hvmlite.hypervisor.physmap import P2mType
+from hvmlite.hypervisor.release import RELEASES
 
 ARG = 0x2000
 """Where a guest keeps the argument of its hypercalls (identity-mapped)."""
@@ -111,6 +112,7 @@ class FakeDomain:
         self.world = world
         self.host = world
         self.domid = domid
+        self.release = RELEASES[4, 17]
         self.abi = layout
         self.max_evtchn_port = 1023
         self.memory = FakeMemory()

@@ -14,6 +14,7 @@ from hvmlite.abi.xen import VIRQ_CONSOLE, VIRQ_TIMER
 from hvmlite.hypervisor.call import XenError
 from hvmlite.hypervisor.event_channel import NR_PIRQS, OPS, PortState
 from hvmlite.hypervisor.physmap import P2mType
+from hvmlite.hypervisor.release import RELEASES
 
 SELF = 0x7FF0
 
@@ -528,3 +529,14 @@ def test_ports_show_what_is_bound(domain):
     domain.rc("send", port=first)
     details = {info.port: info.detail for info in channels.ports()}
     assert details[second] == "priority=2 linked=1 busy=0 link=0"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_global_virqs_are_for_domain_0_from_4_21_on(domain, release):
+    guest = domain
+    guest.release = RELEASES[release]
+    busy = -16 if release >= (4, 21) else 0
+    answers = {virq: guest.rc("bind_virq", virq=virq, vcpu=0) for virq in range(24)}
+    own = (0, 1, 7, 11, 13)
+    assert answers == {virq: 0 if virq in own else busy for virq in range(24)}
+    assert guest.rc("bind_virq", virq=3, vcpu=1) == -22
