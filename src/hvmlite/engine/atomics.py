@@ -7,11 +7,14 @@ functions carry a full barrier.  Addresses are host-virtual and must be aligned 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 
 from hvmlite.errors import EngineError
 
 _SEQ_CST = 5
+ORDERED_STORES = os.uname().machine in ("x86_64", "i686")
+"""Whether plain stores are seen in their order by other processors (Intel SDM volume 3, 9.2.2)."""
 _WORDS = {8: ctypes.c_uint8, 16: ctypes.c_uint16, 32: ctypes.c_uint32, 64: ctypes.c_uint64}
 
 try:

@@ -202,9 +202,20 @@ class EngineVcpu(ABC):
     def start(self) -> None:
         """Lets the guest run until its next exit; returns at once."""
 
+    def start_spinning(self) -> None:
+        """As `start`, for a caller that spins first and calls `Partition.want_doorbell` after.
+
+        The run may begin only then, if the engine's CPU went to sleep just now.
+        """
+        self.start()
+
     @abstractmethod
     def exited(self) -> bool:
         """Whether the run begun by `start` has ended."""
+
+    def spin(self) -> bool:
+        """As `exited`, after it has been looked at for a moment (less than a microsecond)."""
+        return self.exited()
 
     @abstractmethod
     def take_exit(self) -> Exit | None:

@@ -197,7 +197,9 @@ class Control:
 
     def attach_msrs(self, domain: Domain, device: MsrDevice) -> None:
         """Adds a device that has MSRs."""
-        domain.msr_devices.append(device)
+        for first, last in device.ranges:
+            for index in range(first, last + 1):
+                domain.msr_devices.setdefault(index, device)
 
     def attach_mmio(self, domain: Domain, device: MmioRange) -> None:
         """Adds a device at guest-physical addresses."""

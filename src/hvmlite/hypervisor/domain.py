@@ -103,7 +103,8 @@ class Domain:
         self.callback_vector = -1
         self.params = HvmParams(self)
         self.memory_map: list[tuple[int, int, int]] = []
-        self.msr_devices: list[MsrDevice] = []
+        self.msr_devices: dict[int, MsrDevice] = {}
+        """By the number of the register."""
         self.mmio_devices: list[MmioRange] = []
         self.pause_count = 0
         self.shutdown_code = -1

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 _MASK32 = 0xFFFF_FFFF
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _GP = 13
+_WIDE, _NARROW = Abi.X86_64, Abi.X86_32
 _IF = 1 << 9
 DEBUG_PORT = 0xE9
 
 
 def hypercall(vcpu: Vcpu, _exit: b.Exit) -> None:
     """Dispatches by the number in (r/e)ax and puts the result there."""
-    mode, cpl, number, args = vcpu.engine.hypercall_registers()
+    engine = vcpu.engine
+    mode, cpl, number, args = engine.hypercall_registers()
     wide = mode == 64
     # A 64-bit caller's number is the whole of rax.
     entry = HYPERCALLS.get(number if wide else number & _MASK32)
@@ -44,7 +46,7 @@ def hypercall(vcpu: Vcpu, _exit: b.Exit) -> None:
         result = -XEN_ENOSYS
         note(call, f"hypercall {number}")
     else:
-        call.abi = Abi.X86_64 if wide else Abi.X86_32
+        call.abi = _WIDE if wide else _NARROW
         call.args = args
         try:
             result = entry(call)
@@ -54,7 +56,7 @@ def hypercall(vcpu: Vcpu, _exit: b.Exit) -> None:
             result = -error.errno
         except MemoryError:
             result = -XEN_ENOMEM
-    vcpu.engine.set_rax(result & (_MASK64 if wide else _MASK32))
+    engine.set_rax(result & (_MASK64 if wide else _MASK32))
     vcpu.recent_calls.append((number, args, result))
 
 
@@ -147,7 +149,7 @@ def failure(vcpu: Vcpu, exit_: b.Failure) -> None:
     vcpu.domain.crash(exit_.reason, vcpu)
 
 
-_HANDLERS: dict[type[b.Exit], Callable[[Any, Any], None]] = {
+HANDLERS: dict[type[b.Exit], Callable[[Any, Any], None]] = {
     b.Hypercall: hypercall,
     b.Cpuid: cpuid,
     b.Msr: msr,
@@ -159,8 +161,4 @@ _HANDLERS: dict[type[b.Exit], Callable[[Any, Any], None]] = {
     b.Kicked: kicked,
     b.Failure: failure,
 }
-
-
-def handle_exit(vcpu: Vcpu, exit_: b.Exit) -> None:
-    """Acts on one exit of a vCPU."""
-    _HANDLERS[exit_.__class__](vcpu, exit_)
+"""Who acts on an exit of a vCPU, by its class."""

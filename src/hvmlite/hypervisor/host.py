@@ -18,8 +18,9 @@ from hvmlite.abi.xen import DOMID_FIRST_RESERVED
 from hvmlite.engine.memory import MachineMemory
 from hvmlite.errors import EngineError
 from hvmlite.hypervisor.clock import NEVER, Clock, TimerQueue
-from hvmlite.hypervisor.exits import handle_exit
+from hvmlite.hypervisor.exits import HANDLERS
 from hvmlite.hypervisor.frames import FrameTable
+from hvmlite.hypervisor.vcpu import NOTHING
 
 if TYPE_CHECKING:
     from hvmlite.engine.base import Engine
@@ -194,7 +195,7 @@ class Host:
             running = self._running
             for vcpu in running:
                 # An earlier one's exit may have stopped this one (INIT).
-                if vcpu.running and vcpu.engine.exited():
+                if vcpu.running and vcpu.engine.spin():
                     news = True
                     if not self._serve(vcpu):
                         self._running = [v for v in self._running if v.running]
@@ -216,10 +217,11 @@ class Host:
         vcpu.running = False
         vcpu.exits += 1
         exit_ = vcpu.engine.take_exit()
-        vcpu.after_run()
+        if vcpu.offered != NOTHING:
+            vcpu.after_run()
         if exit_ is not None:
             try:
-                handle_exit(vcpu, exit_)
+                HANDLERS[exit_.__class__](vcpu, exit_)
             except EngineError as error:
                 vcpu.domain.crash(str(error), vcpu)
         if vcpu.up and not vcpu.blocked and not vcpu.running:

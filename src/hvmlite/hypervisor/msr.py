@@ -74,10 +74,9 @@ def read_msr(vcpu: Vcpu, index: int) -> int:
         return vcpu.engine.get("efer")
     if index == MSR_TSC:
         return vcpu.domain.calibration.read(vcpu.engine)
-    for device in vcpu.domain.msr_devices:
-        for first, last in device.ranges:
-            if first <= index <= last:
-                return device.read(vcpu, index)
+    device = vcpu.domain.msr_devices.get(index)
+    if device is not None:
+        return device.read(vcpu, index)
     if index in _READ_ZERO or index in (HYPERCALL_PAGE_MSR, HYPERCALL_PAGE_MSR_VIRIDIAN):
         return 0
     raise GeneralProtection
@@ -85,17 +84,17 @@ def read_msr(vcpu: Vcpu, index: int) -> int:
 
 def write_msr(vcpu: Vcpu, index: int, value: int) -> None:
     """Carries out WRMSR; raises GeneralProtection."""
+    # The end of every interrupt comes this way.
+    device = vcpu.domain.msr_devices.get(index)
+    if device is not None:
+        device.write(vcpu, index, value)
+        return
     if index == MSR_EFER:
         _write_efer(vcpu, value)
         return
     if index == HYPERCALL_PAGE_MSR:
         _write_hypercall_page(vcpu, value)
         return
-    for device in vcpu.domain.msr_devices:
-        for first, last in device.ranges:
-            if first <= index <= last:
-                device.write(vcpu, index, value)
-                return
     if index not in _IGNORE_WRITE:
         raise GeneralProtection
 

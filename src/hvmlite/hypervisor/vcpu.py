@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 _IF = 1 << 9
 _PENDING = vcpu_info.offsetof("evtchn_upcall_pending")
 RECENT_CALLS = 8
+NOTHING = -1
+"""What is offered to a guest that needs no settling after its run."""
 _LATCHED = -2
-"""What is offered to the guest in place of the local APIC's vector: an upcall without an APIC."""
+"""What is offered in place of the local APIC's vector: an upcall without an APIC."""
 
 
 class InterruptController(Protocol):
@@ -68,7 +70,7 @@ class Vcpu:
         self.lapic: InterruptController | None = None
         self.upcall_vector = 0
         self._upcall_latched = False
-        self._apic_vector = -1
+        self.offered = NOTHING
         self.nmi_pending = False
         self.info_page: Page
         self.info_offset = 0
@@ -125,44 +127,46 @@ class Vcpu:
             domain.resync_time(self)
         if self._time_generation != domain.calibration.generation:
             self.update_time()
+        engine = self.engine
         if self.nmi_pending:
             self.nmi_pending = False
-            self.engine.inject_nmi()
+            engine.inject_nmi()
         vector = self.pending_interrupt()
         if vector >= 0:
-            self.engine.request_interrupt(vector)
+            engine.request_interrupt(vector)
             lapic = self.lapic
-            if self._apic_vector < 0 and lapic is not None and lapic.pending_vector() >= 0:
+            if self.offered < 0 and lapic is not None and lapic.pending_vector() >= 0:
                 # No exit marks the end of an upcall, so that this one would wait for chance.
-                self.engine.request_window()
+                engine.request_window()
         self.running = True
-        self.engine.start()
+        # Whoever serves the exits spins for a moment, and wants a doorbell before it sleeps.
+        engine.start_spinning()
 
     def pending_interrupt(self) -> int:
         """The vector to deliver now, -1 for none: the event upcall goes before the local APIC."""
         domain = self.domain
         if domain.callback_vector >= 0 and self.info_page.u8[self._pending]:
-            self._apic_vector = -1
+            self.offered = NOTHING
             return domain.callback_vector
         if self._upcall_latched:
-            self._apic_vector = _LATCHED
+            self.offered = _LATCHED
             return self.upcall_vector
         lapic = self.lapic
         if lapic is not None:
-            self._apic_vector = vector = lapic.pending_vector()
+            self.offered = vector = lapic.pending_vector()
             return vector
         return -1
 
     def after_run(self) -> None:
         """Settles what the last run delivered; call after the engine's `take_exit`."""
-        if self._apic_vector >= 0:
+        if self.offered >= 0:
             if self.engine.interrupt_taken() and self.lapic is not None:
-                self.lapic.acknowledge(self._apic_vector)
-            self._apic_vector = -1
-        elif self._apic_vector == _LATCHED:
+                self.lapic.acknowledge(self.offered)
+            self.offered = NOTHING
+        elif self.offered == _LATCHED:
             if self.engine.interrupt_taken():
                 self._upcall_latched = False
-            self._apic_vector = -1
+            self.offered = NOTHING
 
     def resume(self) -> None:
         """Enters the guest if nothing speaks against it."""

@@ -14,7 +14,7 @@ import pytest
 from hvmlite.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff
 from hvmlite.engine import base as b
 from hvmlite.hypervisor.domain import MmioRange
-from hvmlite.hypervisor.exits import handle_exit, hypercall
+from hvmlite.hypervisor.exits import HANDLERS, hypercall
 from hvmlite.hypervisor.hypercalls.table import HYPERCALLS
 from hvmlite.hypervisor.physmap import P2mType
 
@@ -36,14 +36,14 @@ def rig() -> Iterator[Rig]:
 def serve(rig: Rig, exit_: b.Exit) -> list[tuple[Any, ...]]:
     """Serves an exit of vCPU 0; returns what was done to it."""
     rig.engine().log.clear()
-    handle_exit(rig.domain.vcpus[0], exit_)
+    HANDLERS[type(exit_)](rig.domain.vcpus[0], exit_)
     return rig.engine().log
 
 
 def test_every_exit_has_a_handler(rig: Rig) -> None:
     rig.engine().mmio = lambda read, write: None
     for kind in b.Exit.__subclasses__():
-        handle_exit(rig.domain.vcpus[0], kind())
+        HANDLERS[kind](rig.domain.vcpus[0], kind())
 
 
 # --- hypercalls ------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class Device:
 
 def test_devices_get_their_registers(rig: Rig) -> None:
     device = Device()
-    rig.domain.msr_devices.append(device)
+    rig.domain.msr_devices |= {i: device for a, b in device.ranges for i in range(a, b + 1)}
     assert read_msr(rig.domain.vcpus[1], 0x800) == 0x801
     write(rig, 0x1B, 7)
     assert device.log == [("read", 1, 0x800), ("write", 0, 0x1B, 7)]

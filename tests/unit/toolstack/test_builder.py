@@ -176,7 +176,8 @@ def test_devices_are_the_configurations_choice(build: Build) -> None:
     assert len(with_apic.mmio_devices) == 1
     assert without.mmio_devices == []
     # MTRRs are part of every HVM vCPU.
-    assert len(without.msr_devices) == 1
+    assert 0x2FF in without.msr_devices
+    assert (0x80B in with_apic.msr_devices, 0x80B in without.msr_devices) == (True, False)
 
 
 def test_limits_and_release(build: Build) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.engine import atomics
 from hvmlite.engine import base as b
+from hvmlite.engine.atomics import ORDERED_STORES
 from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.control_registers import ControlRegisters
@@ -35,6 +36,11 @@ _VMCALL_LENGTH = 3
 _UD = 6
 _IF = 1 << 9
 _SEGMENT = struct.Struct("<HHIQ")
+_CALL_REGISTERS = struct.Struct("<QQQ8xQ8xQ")
+"""From rdx in the mailbox: rdx, rsi, rdi, r8, r10."""
+_LONG_MODE_CODE = 0x0200_0000
+"""CS.L where the access rights are the upper half of a word."""
+_TURNS = range(12)
 _WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
 _SAVED_SEGMENTS = frozenset(("fs", "gs", "ldtr", "tr"))
 SPIN_LIMIT = 20000
@@ -81,6 +87,7 @@ class TcgVcpu(b.EngineVcpu):
         self._bell = (mailbox + L.BELL) // 4
         self._flags = (mailbox + L.FLAGS) // 4
         self._rbx = (mailbox + L.GENERAL["rbx"]) // 8
+        self._rdx_offset = mailbox + L.GENERAL["rdx"]
         self._cpl = vmcb + L.CPL
         self._efer = (vmcb + L.CONTROL["efer"]) // 8
         self._cs_access = (vmcb + L.SEGMENTS["cs"]) // 4
@@ -262,6 +269,23 @@ class TcgVcpu(b.EngineVcpu):
 
     def start(self) -> None:
         """See `EngineVcpu.start`."""
+        self._prepare()
+        self._post(L.CMD_RUN)
+
+    def start_spinning(self) -> None:
+        """See `EngineVcpu.start_spinning`."""
+        self._prepare()
+        if ORDERED_STORES:
+            # No barrier between the command and the look at the sleep flag: `set_bell` makes up for
+            # it in the rare case that it was needed.
+            u32 = self._u32
+            u32[self._state] = L.CMD_RUN
+            if u32[self._asleep]:
+                self._partition.interrupt(self)
+        else:
+            self._post(L.CMD_RUN)
+
+    def _prepare(self) -> None:
         self._started = True
         self._saved = False
         if self.flush_next:
@@ -273,9 +297,6 @@ class TcgVcpu(b.EngineVcpu):
             self._offer(vector)
         # What an earlier kick was for has been seen to by now.
         self._u32[self._stop] = 0
-        atomics.exchange32(self._state_address, L.CMD_RUN)
-        if self._u32[self._asleep]:
-            self._partition.interrupt(self)
 
     def _offer(self, vector: int) -> None:
         """Prepares the delivery of an interrupt, or an exit once there can be one."""
@@ -295,6 +316,14 @@ class TcgVcpu(b.EngineVcpu):
     def exited(self) -> bool:
         """See `EngineVcpu.exited`."""
         return not self._u32[self._state]
+
+    def spin(self) -> bool:
+        """See `EngineVcpu.spin`."""
+        u32, state = self._u32, self._state
+        for _ in _TURNS:  # noqa: SIM110 - any() with a generator is no spinning
+            if not u32[state]:
+                return True
+        return False
 
     def take_exit(self) -> b.Exit | None:
         """See `EngineVcpu.take_exit`."""
@@ -333,6 +362,10 @@ class TcgVcpu(b.EngineVcpu):
     def set_bell(self, wanted: int) -> None:
         """Has the stub ring when it is done with what it is doing."""
         atomics.exchange32(self._state_address + L.BELL - L.STATE, wanted)
+        # The exchange was the barrier that `start_spinning` did without: now one of the two, the
+        # stub or we, has seen the other's word.
+        if wanted and self._u32[self._asleep] and self._u32[self._state]:
+            self._partition.interrupt(self)
 
     # ---- exits ----------------------------------------------------------------------------------
 
@@ -433,14 +466,13 @@ class TcgVcpu(b.EngineVcpu):
 
     def hypercall_registers(self) -> tuple[int, int, int, tuple[int, int, int, int, int]]:
         """See `EngineVcpu.hypercall_registers`."""
-        u64, first = self._u64, self._rbx
+        u64 = self._u64
         cpl = self._u8[self._cpl]
-        # Mailbox order from rbx: rbx rcx rdx rsi rdi rbp r8 r9 r10.
-        if u64[self._efer] & L.EFER_LMA and self._u32[self._cs_access] & 0x2000000:
-            return (
-                64, cpl, u64[self._rax],
-                (u64[first + 4], u64[first + 3], u64[first + 2], u64[first + 8], u64[first + 6]),
-            )  # fmt: skip
+        if self._u32[self._cs_access] & _LONG_MODE_CODE and u64[self._efer] & L.EFER_LMA:
+            rdx, rsi, rdi, r8, r10 = _CALL_REGISTERS.unpack_from(self._u8, self._rdx_offset)
+            return 64, cpl, u64[self._rax], (rdi, rsi, rdx, r10, r8)
+        first = self._rbx
+        # Mailbox order from rbx: rbx rcx rdx rsi rdi.
         return (
             self.mode, cpl, u64[self._rax] & _MASK32,
             (

@@ -528,6 +528,26 @@ def test_a_stub_that_is_awake_needs_no_interrupt(machine: Machine) -> None:
     assert machine.field(machine.vcpu, L.STATE, 4) == L.CMD_RUN
 
 
+def test_a_stub_that_falls_asleep_over_a_start_is_woken_before_the_caller_sleeps(
+    machine: Machine,
+) -> None:
+    """It looked for a command before ours came, and we for its sleep before it told."""
+    vcpu = machine.vcpu
+    machine.field(vcpu, L.ASLEEP, 4, 0)
+    machine.guest = lambda vcpu: machine.exit(vcpu, L.EXIT_HLT)
+    vcpu.start_spinning()
+    machine.field(vcpu, L.ASLEEP, 4, 1)
+    assert not vcpu.spin()
+    assert machine.dma.interrupts == []
+    machine.partition.want_doorbell(True)
+    assert machine.dma.interrupts == [(0, L.KICK_VECTOR)]
+    assert vcpu.spin()
+    # A stub that sleeps because it has nothing to do is left alone.
+    machine.partition.want_doorbell(False)
+    machine.partition.want_doorbell(True)
+    assert machine.dma.interrupts == [(0, L.KICK_VECTOR)]
+
+
 def test_the_tlb_is_flushed_for_one_run(machine: Machine) -> None:
     vcpu = machine.vcpu
     seen = []
