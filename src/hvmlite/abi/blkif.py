@@ -1,8 +1,11 @@
 """Requests and responses of the PV block device. Source: io/blkif.h.
 
 The frontend's `protocol` node says which of the two layouts it uses. Sectors are 512 bytes.
+The precompiled `struct.Struct`s are for a backend, which has one request after the other to read.
 """
 
+from functools import cache
+from struct import Struct as Packer
 from typing import Annotated
 
 from hvmlite.abi.layout import Abi, Array, Only, Struct, s16, u8, u16, u32, u64
@@ -84,3 +87,29 @@ class blkif_response(Struct):
     id: u64 = 0
     operation: u8 = 0
     status: s16 = 0  # BLKIF_RSP_*
+
+
+SECTOR_SIZE = 512
+SECTORS_PER_PAGE = 8
+
+REQUEST_SIZE = {abi: max(blkif_request.sizeof(abi), blkif_response.sizeof(abi)) for abi in Abi}
+"""Bytes of one entry of the ring."""
+
+REQUEST_HEAD = {Abi.X86_64: Packer("<BBHxxxxQQ"), Abi.X86_32: Packer("<BBHQQ")}
+"""What all three kinds of request begin with: operation, nr_segments (flag, indirect_op), handle
+(nr_segments of an indirect request), id, sector_number."""
+
+SEGMENTS_OFFSET = {abi: blkif_request.offsetof("seg", abi) for abi in Abi}
+NR_SECTORS = Packer("<Q")
+NR_SECTORS_OFFSET = {abi: blkif_request_discard.offsetof("nr_sectors", abi) for abi in Abi}
+INDIRECT_GREFS = Packer(f"<{BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST}I")
+INDIRECT_GREFS_OFFSET = {abi: blkif_request_indirect.offsetof("indirect_grefs", abi) for abi in Abi}
+
+RESPONSE = {Abi.X86_64: Packer("<QBxhxxxx"), Abi.X86_32: Packer("<QBxh")}
+"""id, operation, status."""
+
+
+@cache
+def packed_segments(count: int) -> Packer:
+    """gref, first_sect, last_sect of each of so many segments."""
+    return Packer("<" + "IBBxx" * count)

@@ -103,7 +103,8 @@ class Device:
         self.frontend_path, self.backend_path = paths
         self.state = _S.XenbusStateInitialising
         """The backend's state."""
-        self._workers = workers
+        self.workers = workers
+        """For what may block and does not touch the guest's pages; see `work`."""
         self._report = report
         self._reports = 0
         self._on_gone = on_gone
@@ -215,12 +216,15 @@ class Device:
         self._windows.append((window, mappings))
         return window
 
-    def ring_refs(self, limit: int) -> list[int]:
-        """The grants of a ring of up to `limit` pages: ring-ref, or ring-page-order and more."""
+    def ring_refs(self, limit: int, where: str = "") -> list[int]:
+        """The grants of a ring of up to `limit` pages: ring-ref, or ring-page-order and more.
+
+        `where` is the directory of one queue of many, such as "queue-1/"; the order is for all.
+        """
         order = self.read_int("ring-page-order", 0, limit.bit_length() - 1, -1)
-        if order < 0:
-            return [self.read_int("ring-ref", 0, 0xFFFF_FFFF)]
-        return [self.read_int(f"ring-ref{i}", 0, 0xFFFF_FFFF) for i in range(1 << order)]
+        if order < 0 or (order == 0 and self.read(f"{where}ring-ref0") is None):
+            return [self.read_int(f"{where}ring-ref", 0, 0xFFFF_FFFF)]
+        return [self.read_int(f"{where}ring-ref{i}", 0, 0xFFFF_FFFF) for i in range(1 << order)]
 
     def bind(
         self, port: int, handler: Callable[[], None], *, deferred: bool = False
@@ -273,16 +277,24 @@ class Device:
 
         `done` is called also if the frontend has gone meanwhile; mappings last until then.
         """
-        self._in_work += 1
+        self.hold()
 
         def finish(result: T | None, error: BaseException | None) -> None:
             try:
                 self.guarded(lambda: done(result, error))
             finally:
-                self._in_work -= 1
-                self._settle()
+                self.unhold()
 
-        self._workers.submit(function, finish)
+        self.workers.submit(function, finish)
+
+    def hold(self) -> None:
+        """Something goes on beyond this call with the guest's pages: they last until `unhold`."""
+        self._in_work += 1
+
+    def unhold(self) -> None:
+        """Ends one `hold`; in the loop's thread."""
+        self._in_work -= 1
+        self._settle()
 
     # ---- the frontend's states ------------------------------------------------------------------
 
@@ -330,16 +342,20 @@ class Device:
     def _online(self) -> bool:
         return self.store.read(f"{self.backend_path}/online") == b"1"
 
+    def tell(self, text: str) -> None:
+        """Tells the user something about the device, unless there was too much of it already."""
+        self._reports += 1
+        if self._reports <= _REPORTS:
+            last = " (further messages about it are left out)" if self._reports == _REPORTS else ""
+            self._report(f"{self.name} of domain {self.domain.domid} {text}{last}")
+
     # ---- the end of a connection ----------------------------------------------------------------
 
     def fail(self, reason: str) -> None:
         """Cuts the frontend off, for a reason that the user and the store get to know."""
         if self._gone or self._then is not None:
             return
-        self._reports += 1
-        if self._reports <= _REPORTS:
-            last = " (further messages about it are left out)" if self._reports == _REPORTS else ""
-            self._report(f"{self.name} of domain {self.domain.domid} is cut off: {reason}{last}")
+        self.tell(f"is cut off: {reason}")
         where = f"/local/domain/0/error/{self.backend_path.removeprefix('/local/domain/0/')}/error"
         self.store.write(where, reason.encode("ascii", "backslashreplace")[:200])
         self._leave(lambda: self._set_state(_S.XenbusStateClosing))

@@ -28,7 +28,9 @@ EXIT_TIMEOUT = 4
 DESCRIPTION = "Run Xen PVH guests anywhere: no Xen host, no root, no hardware virtualization."
 
 
-DEVICE_OPTIONS: dict[str, tuple[str, str]] = {}
+DEVICE_OPTIONS: dict[str, tuple[str, str]] = {
+    "disk": ("DISK", "attach a disk, as xl.cfg writes it: FILE,raw,xvda,rw (docs/disks.md)"),
+}
 """Options of `run` that attach PV devices: metavar and help; see toolstack/devices/spec.py."""
 
 

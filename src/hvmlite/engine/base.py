@@ -326,6 +326,8 @@ class Partition(ABC):
     memory: MachineMemory
     vcpus: Sequence[EngineVcpu]
     doorbell: int
+    executed_frames: Sequence[int]
+    """`executed` of every frame of machine memory, for those who have many to ask about."""
 
     @abstractmethod
     def wait_ready(self) -> None:

@@ -94,6 +94,7 @@ class FakePartition(b.Partition):
     def __init__(self, memory: MachineMemory, vcpus: int) -> None:
         self.memory = memory
         self.vcpus = [FakeVcpu(i) for i in range(vcpus)]
+        self.executed_frames = bytearray(memory.frames)
         self.doorbell = os.eventfd(0)
         self.nested: dict[int, tuple[int, b.Access]] = {}
         self.cached: set[int] = set()
@@ -124,7 +125,7 @@ class FakePartition(b.Partition):
         self.memory.u8[start : start + len(data)] = data
 
     def executed(self, frame: int) -> bool:
-        return False
+        return self.executed_frames[frame] != 0
 
     def contents_replaced(self, frame: int) -> None:
         assert not any(self.memory.u8[frame * PAGE : frame * PAGE + PAGE])

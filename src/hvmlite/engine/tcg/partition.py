@@ -51,6 +51,7 @@ class TcgPartition(b.Partition):
         with contextlib.ExitStack() as undo:
             undo.callback(memory.release, self._area_frame, self._frames)
             self.nested = NestedTables(memory)
+            self.executed_frames = self.nested.executed
             undo.callback(self.nested.close)
             self._build_area()
             self.vcpus: list[TcgVcpu] = [TcgVcpu(self, i, self.area) for i in range(vcpus)]

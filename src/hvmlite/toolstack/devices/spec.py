@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 if TYPE_CHECKING:
     from hvmlite.backends.device import Backend, Device
 
-OPTIONS: dict[str, str] = {}
+OPTIONS: dict[str, str] = {"disk": "hvmlite.toolstack.devices.disk"}
 """Options of `hvmlite run` that make devices, by the module that parses them (`parse(text)`)."""
 
 
