@@ -34,12 +34,15 @@ META_PACKAGES = {
     "cloud": "linux-image-cloud-amd64",
     "backports": "linux-image-amd64",
 }
-# Drivers of a Xen guest, and what a test guest may mount or open.
+# Drivers of a Xen guest, what a test guest may mount or open, and the drivers that the same guest
+# has under plain QEMU, which benchmarks compare with.
 WANTED_MODULES = re.compile(
     r"(xen_\w+|\w+_xen|xenfs|xen\w*front|\w+_xen_front|9p|af_packet|crc32c_generic|libcrc32c|ext4"
-    r"|overlay|squashfs)"
+    r"|overlay|squashfs|virtio_(pci|net|blk))"
 )
 UNWANTED_MODULES = re.compile(r"\w+back|drm\w*|xen_acpi_processor|netxen\w*")
+WANTED_STAMP = "wanted"
+"""Beside each kernel: what was wanted of its modules when it was fetched."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_TIMEOUT = 600
 
@@ -197,6 +200,7 @@ def unpack(deb: Path, into: Path) -> str:
         text=True,
     ).stdout
     (into / "package").write_text(name + "\n")
+    (into / WANTED_STAMP).write_text(WANTED_MODULES.pattern + "\n")
     return name
 
 
@@ -244,12 +248,13 @@ def fetch(name: str, work: Path) -> str:
 
 
 def present(name: str) -> bool:
-    """Tell whether the kernel ``name`` was fetched."""
+    """Tell whether the kernel ``name`` was fetched, with the modules that are wanted now."""
     try:
         kernel(name)
     except AssetMissingError:
         return False
-    return True
+    stamp = assets_dir() / name / WANTED_STAMP
+    return stamp.exists() and stamp.read_text() == WANTED_MODULES.pattern + "\n"
 
 
 def main() -> int:
