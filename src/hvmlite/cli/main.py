@@ -93,6 +93,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--acpi", action=argparse.BooleanOptionalAction, default=True, help="ACPI tables")
     add("--xen-version", metavar="X.Y", default="4.17", help="the Xen release to present")
     add("--engine", choices=("auto", "tcg"), default="auto", help="what runs the guest's code")
+    add(
+        "--xenstore-socket",
+        metavar="PATH",
+        help="let xenstore-ls and the like connect here (XENSTORED_PATH=PATH); "
+        "only this user may, with all rights",
+    )
     add("--timeout", metavar="SECONDS", type=float, help="end the guest after this time")
     add(
         "--timer-slack",

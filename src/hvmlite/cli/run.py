@@ -88,7 +88,9 @@ def execute(options: argparse.Namespace) -> int:
     with quiet_collector():
         from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput  # noqa: PLC0415
         from hvmlite.toolstack.host import Host  # noqa: PLC0415
-    with Host(engine=engine) as host:
+    with Host(engine=engine, xen_version=config.xen_version) as host:
+        if options.xenstore_socket is not None:
+            host.listen_xenstore(options.xenstore_socket)
         domain = host.create(config)
         output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
         domain.console.add_sink(output.write)

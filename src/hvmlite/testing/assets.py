@@ -23,6 +23,12 @@ KERNELS: Mapping[str, str] = {
     "backports": "the newest kernel built for the release (linux-image-amd64 of its backports)",
 }
 
+XEN_TOOLS: Mapping[str, str] = {
+    "xenstore-control": "Xen's own client of the store's CONTROL request",
+    "xenstored": "Xen's own store",
+}
+"""Programs of the package xen-utils-X.Y, which cannot be installed everywhere."""
+
 BUSYBOX = Path("/bin/busybox")
 GRUB_PVH = Path("/usr/lib/grub-xen/grub-i386-xen_pvh.bin")
 
@@ -151,6 +157,18 @@ def grub_pvh() -> Path:
     return GRUB_PVH
 
 
+def xen_tool(name: str) -> Path:
+    """Return a program of Xen's, a key of XEN_TOOLS.
+
+    Raises:
+        AssetMissingError: it was not fetched.
+    """
+    path = assets_dir() / "xen-tools" / name
+    if name not in XEN_TOOLS or not path.is_file():
+        raise AssetMissingError(f"{name}: {XEN_TOOLS.get(name, 'unknown')} {_hint()}")
+    return path
+
+
 def missing() -> list[str]:
     """Return one line for each asset that is not there; empty when all are."""
     return list(_missing())
@@ -160,6 +178,11 @@ def _missing() -> Iterator[str]:
     for name in KERNELS:
         try:
             kernel(name)
+        except AssetMissingError as error:
+            yield str(error)
+    for name in XEN_TOOLS:
+        try:
+            xen_tool(name)
         except AssetMissingError as error:
             yield str(error)
     for find in (busybox, grub_pvh):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -12,6 +13,7 @@ from hvmlite.engine.select import EarlyEngine, open_engine
 from hvmlite.errors import EngineError, UserError
 from hvmlite.hypervisor.control import Control
 from hvmlite.hypervisor.host import Host as Hypervisor
+from hvmlite.hypervisor.release import DEFAULT, find_release
 from hvmlite.toolstack.builder import BootPlan
 from hvmlite.toolstack.config import DomainConfig, parse_size
 from hvmlite.toolstack.domain import Domain
@@ -21,6 +23,8 @@ from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
     from hvmlite.backends.workers import Workers
+    from hvmlite.xenstore.client import StoreClient
+    from hvmlite.xenstore.socket import SocketServer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,14 +41,20 @@ class Host:
             print(domain.wait().reason)
 
     `memory` is what all domains together may have, in bytes or as "8G"; it costs nothing until it
-    is used.  One thread of its own serves all domains; the methods may be called from any thread.
-    `engine` is the name of one, or one that has been started already with memory of its own.
+    is used.  `engine` is the name of one, or one that has been started already with memory of its
+    own.  `xen_version` is the release whose xenstore is presented, to all domains alike.  One
+    thread of its own serves all domains; the methods may be called from any thread.
     Raises EngineError where no guest can run, UserError for a bad argument.
     """
 
     def __init__(
-        self, memory: int | str = DEFAULT_MEMORY, *, engine: str | EarlyEngine = "auto"
+        self,
+        memory: int | str = DEFAULT_MEMORY,
+        *,
+        engine: str | EarlyEngine = "auto",
+        xen_version: str = "{}.{}".format(*DEFAULT),
     ) -> None:
+        release = find_release(xen_version)
         if isinstance(engine, EarlyEngine):
             self._hypervisor = Hypervisor(engine, engine.memory)
         else:
@@ -53,8 +63,11 @@ class Host:
                 raise UserError(f"memory of {size} bytes is none")
             self._hypervisor = Hypervisor(open_engine(engine), size)
         self.control = Control(self._hypervisor)
-        self.store = XenStore()
+        self.store = XenStore(release.pair)
+        """The store itself, for use in the host's thread; see `xenstore` for other threads."""
         prepare_store(self.store)
+        self._store_client: StoreClient | None = None
+        self._sockets: list[SocketServer] = []
         self.domains: dict[int, Domain] = {}
         self._workers: Workers | None = None
         self._closed = False
@@ -70,6 +83,10 @@ class Host:
             for domain in list(self.domains.values()):
                 domain.fail(error)
         finally:
+            for server in self._sockets:
+                server.close()
+            if self._store_client is not None:
+                self._store_client.close()
             self._hypervisor.close()
 
     @property
@@ -115,6 +132,33 @@ class Host:
     def loop(self) -> Hypervisor:
         """The loop, for file descriptors (`add_reader` and so on); use it in the host's thread."""
         return self._hypervisor
+
+    @property
+    def xenstore(self) -> StoreClient:
+        """The store for any thread, and for asyncio: reads, writes, watches, transactions."""
+        return self._store_client or self.call(self._make_store_client)
+
+    def _make_store_client(self) -> StoreClient:
+        if self._store_client is None:
+            # Loaded when needed: it costs every start otherwise.
+            from hvmlite.xenstore.client import StoreClient  # noqa: PLC0415
+
+            self._store_client = StoreClient(self.store, self.call)
+        return self._store_client
+
+    def listen_xenstore(self, path: str | os.PathLike[str]) -> None:
+        """Offers the store to xenstore-ls and other clients at a Unix socket until `close`.
+
+        They find it by XENSTORED_PATH; /run/xenstored/socket is where they look on their own.  The
+        socket is for this user alone, and whoever connects may do what domain 0 may.
+        Raises UserError if the socket cannot be made or another process listens there.
+        """
+        from hvmlite.xenstore.socket import SocketServer  # noqa: PLC0415
+
+        def listen() -> None:
+            self._sockets.append(SocketServer(self.store, self._hypervisor, path))
+
+        self.call(listen)
 
     def create(self, config: DomainConfig) -> Domain:
         """Builds a domain, ready for `Domain.start`.

@@ -1,16 +1,21 @@
 """The tools' transport: a Unix stream socket, every client as privileged as domain 0.
 
-Who may connect is decided by the permissions of the socket's directory alone. Never blocks; the
-loop object calls back. A client that sends garbage or never reads loses its own connection.
+Who may connect is decided by file permissions alone: the socket is its owner's (mode 0600). Never
+blocks; the loop object calls back. A client that sends garbage or never reads loses its own
+connection.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Protocol
 
 from hvmlite.errors import UserError
@@ -20,6 +25,9 @@ from hvmlite.xenstore.server import XenStore
 _CHUNK: Final = 65536
 """Bytes read or written at once."""
 MAX_CLIENTS: Final = 256
+_LOCK_ATTEMPTS: Final = 50
+_LOCK_PAUSE: Final = 0.01
+"""Seconds between two attempts."""
 
 
 class Loop(Protocol):
@@ -143,26 +151,69 @@ class SocketServer:
     """Listens at `path` for tools (xenstore-ls and the like find it by XENSTORED_PATH)."""
 
     def __init__(self, store: XenStore, loop: Loop, path: str | os.PathLike[str]) -> None:
-        """Raises UserError if the socket cannot be made; a stale one at `path` is replaced."""
+        """Raises UserError if the socket cannot be made, or somebody listens there already.
+
+        What a process that is gone has left at `path` is replaced; a directory that is missing is
+        made, and removed again by close().
+        """
         self._store = store
         self._loop = loop
-        self._path = os.fspath(path)
+        self._path = Path(os.path.abspath(path))
         self._clients: set[SocketClient] = set()
         self._listening = False
+        self._made_directory = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISSOCK(os.stat(self._path, follow_symlinks=False).st_mode):
-                    os.unlink(self._path)
-            self._socket.bind(self._path)
-            os.chmod(self._path, 0o600)
-            self._socket.listen(16)
+            self._bind()
         except OSError as error:
             self._socket.close()
+            self._remove_directory()
             reason = error.strerror or str(error)
-            raise UserError(f"xenstore socket {self._path}: {reason}") from None
+            raise UserError(f"xenstore socket {os.fspath(path)}: {reason}") from None
+        except UserError:
+            self._socket.close()
+            raise
         self._socket.setblocking(False)
         self._listen()
+
+    def _bind(self) -> None:
+        directory = self._path.parent
+        if not directory.exists():
+            directory.mkdir(mode=0o700)
+            self._made_directory = True
+        with _locked(directory):
+            self._remove_stale()
+            # Linux gives the name this mode when it binds: there is no moment without it.
+            os.fchmod(self._socket.fileno(), 0o600)
+            self._socket.bind(os.fspath(self._path))
+            status = self._path.stat(follow_symlinks=False)
+            self._identity = status.st_dev, status.st_ino
+            self._socket.listen(16)
+
+    def _remove_stale(self) -> None:
+        """Take away a socket that nobody listens at. Raises UserError if somebody does."""
+        try:
+            mode = self._path.stat(follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(os.fspath(self._path))
+            except ConnectionRefusedError:
+                self._path.unlink()
+                return
+            except BlockingIOError:
+                # Somebody listens, and has many waiting.
+                pass
+        raise UserError(f"xenstore socket {self._path}: in use by another process")
+
+    def _remove_directory(self) -> None:
+        if self._made_directory:
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
 
     def _listen(self) -> None:
         wanted = self._socket.fileno() >= 0 and len(self._clients) < MAX_CLIENTS
@@ -196,4 +247,29 @@ class SocketServer:
         for client in list(self._clients):
             client.close()
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            status = self._path.stat(follow_symlinks=False)
+            # Somebody may have put another one there meanwhile.
+            if (status.st_dev, status.st_ino) == self._identity:
+                self._path.unlink()
+        self._remove_directory()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other starts of ours away from a directory; without effect where it cannot be locked."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        yield
+        return
+    try:
+        # Not waited for long: whoever may read the directory can hold the lock for ever.
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(_LOCK_PAUSE)
+        yield
+    finally:
+        os.close(fd)

@@ -269,9 +269,74 @@ def test_other_files_are_not(loop, path):
     assert path.read_text() == "precious"
 
 
-def test_missing_directory(loop, tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        SocketServer(XenStore(), loop, tmp_path / "none" / "sock")
+def test_missing_directory_is_made_and_removed(loop, tmp_path):
+    path = tmp_path / "run" / "socket"
+    server = SocketServer(XenStore(), loop, path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    server.close()
+    assert not path.parent.exists()
+
+
+def test_directory_with_something_in_it_is_left(loop, tmp_path):
+    path = tmp_path / "run" / "socket"
+    server = SocketServer(XenStore(), loop, path)
+    (path.parent / "other").touch()
+    server.close()
+    assert [each.name for each in path.parent.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/none/socket", "No such file"), ("x" * 200, "too long"), ("file/socket", "Not a dir")],
+)
+def test_impossible_paths(loop, tmp_path, name, reason):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^xenstore socket .*: .*{reason}"):
+        SocketServer(XenStore(), loop, tmp_path / name)
+    assert loop.watched == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_socket_in_use_is_refused(server, loop, path, client):
+    with pytest.raises(UserError, match=r"^xenstore socket .*: in use by another process$"):
+        SocketServer(XenStore(), loop, path)
+    assert client.ask(XS_READ, b"/x\0") == [(XS_READ, b"value")]
+
+
+def test_a_socket_that_took_the_name_is_left(loop, path):
+    server = SocketServer(XenStore(), loop, path)
+    path.unlink()
+    later = SocketServer(XenStore(), loop, path)
+    server.close()
+    assert path.is_socket()
+    later.close()
+    assert not path.exists()
+
+
+def test_two_starts_at_once(loop, path):
+    """One of them gets the socket, whatever the other does; a stale one is in the way."""
+    for _ in range(20):
+        stale = socket.socket(socket.AF_UNIX)
+        stale.bind(os.fspath(path))
+        stale.close()
+        made, refused = [], []
+        barrier = threading.Barrier(2)
+
+        def start(made=made, refused=refused, barrier=barrier):
+            barrier.wait()
+            try:
+                made.append(SocketServer(XenStore(), Loop(), path))
+            except UserError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(made), len(refused)) == (1, 1)
+        made[0].close()
+        assert not path.exists()
 
 
 @pytest.mark.skipif(shutil.which("xenstore-ls") is None, reason="Xen's tools are not installed")
