@@ -82,7 +82,9 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(linux: Path, shell_cpio: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def store(
+    linux: Path, shell_cpio: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
     if not store_tools():
         pytest.skip("no xenstore programs on this machine: install xenstore-utils")
     # A guest of its own: what other tests write would be in the listing.
