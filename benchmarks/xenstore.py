@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common import ROOT, BenchmarkError, Limit, Row, arguments, in_turn, report, row
-
 from hvmlite.errors import HvmliteError
 from hvmlite.testing.xenstored import Xenstored
 

@@ -1,7 +1,7 @@
 /*
  * What Xen's xenstored needs of a Xen host, for a process that has none: LD_PRELOAD it.
  *
- * Every domain exists and lives. Its xenstore page is the file ring-DOMID in the folder that
+ * Every domain that can be exists and lives. Its xenstore page is the file ring-DOMID in the folder that
  * HVMLITE_SHIM names. Kicks by a domain are 32-bit numbers, 1000 plus its id, written to the pipe
  * kicks there; kicks for a domain go nowhere: whoever plays the domain looks into the page.
  */
@@ -62,6 +62,8 @@ int xc_interface_close(xc_interface *xch)
 
 int xc_domain_getinfo(xc_interface *xch, uint32_t first, unsigned int max, xc_dominfo_t *info)
 {
+	if (first >= DOMID_FIRST_RESERVED)
+		return 0;
 	memset(info, 0, sizeof(*info));
 	info->domid = first;
 	info->running = 1;

@@ -77,6 +77,10 @@ class Core:
         # Up to 4.17 a node of exactly the quota was refused, and domain 0's paths were measured.
         self._node_size_slack = -1 if xen_version < (4, 18) else 0
         self.path_max_for_all = xen_version < (4, 18)
+        self.special_in_tree = xen_version >= (4, 18)
+        """Whether @introduceDomain and @releaseDomain are nodes. Up to 4.17 their permissions are
+        kept apart: they cannot be read, belong to no transaction, and a change fires no watch.
+        """
 
     def enter(self) -> bool:
         """Begin an operation: what it causes waits until leave(). Returns leave()'s argument."""
@@ -340,20 +344,28 @@ class Core:
             children = parent.children.removed(base_name(path))
             view.put(above, Node(parent.value, self.current_perms(parent), children))
 
+    def named(self, caller: Caller, perms: Perms) -> Perms:
+        """The permissions with entries of unknown domains marked; raises ENOENT for the owner."""
+        perms = tuple([self._heard_of(caller, perm) for perm in perms])
+        if perms[0].bits & XS_PERM_IGNORE:
+            raise XenStoreError(XEN_ENOENT)
+        return perms
+
     def set_perms(
         self, caller: Caller, transaction: Transaction | None, path: str, perms: Perms
     ) -> None:
         """Set the permissions of a node that `caller` owns. Raises XenStoreError: ENOENT (also if
         the new owner does not exist), EACCES, EPERM, ENOSPC, ENOMEM.
         """
-        perms = tuple([self._heard_of(caller, perm) for perm in perms])
-        if perms[0].bits & XS_PERM_IGNORE:
-            raise XenStoreError(XEN_ENOENT, path)
+        perms = self.named(caller, perms)
+        special = path.startswith("@") and not self.special_in_tree
+        if special:
+            transaction = None
         view = transaction or self.tree
         node = self.find(caller, view, path, XS_PERM_WRITE | XS_PERM_OWNER)
         if node is None:
             raise XenStoreError(XEN_ENOENT, path)
-        if not caller.privileged and perms[0].domid != node.perms[0].domid:
+        if not caller.privileged and not special and perms[0].domid != node.perms[0].domid:
             raise XenStoreError(XEN_EPERM, path)
         new = Node(node.value, perms, node.children)
         try:
@@ -364,7 +376,8 @@ class Core:
             raise
         old, generation = node.perms, node.generation
         view.put(path, new)
-        self.changed(caller, transaction, path, new, None, Match.SUBTREE, (old, generation))
+        if not special:
+            self.changed(caller, transaction, path, new, None, Match.SUBTREE, (old, generation))
 
     # Transactions
 

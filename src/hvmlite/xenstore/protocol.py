@@ -24,7 +24,7 @@ from hvmlite.abi.xen import DOMID_FIRST_RESERVED, DOMID_SELF
 from hvmlite.xenstore.domains import DOM0, QUOTA_NAMES, Domain
 from hvmlite.xenstore.errors import XenStoreError, wire_payload
 from hvmlite.xenstore.transactions import Transaction
-from hvmlite.xenstore.tree import canonical_path, parse_perm, quota_length
+from hvmlite.xenstore.tree import SPECIAL_NODES, canonical_path, parse_perm, quota_length
 from hvmlite.xenstore.watches import Watch
 from hvmlite.xenstore.wire import XENSTORE_SERVER_FEATURE_WATCHDEPTH
 
@@ -102,7 +102,8 @@ def _read(connection: Connection, transaction: Transaction | None, payload: byte
 
 
 def _get_perms(connection: Connection, transaction: Transaction | None, payload: bytes) -> bytes:
-    path = absolute(connection, one_string(payload), special=True)
+    special = connection.store.special_in_tree
+    path = absolute(connection, one_string(payload), special)
     perms = connection.store.node(connection, transaction, path).perms
     return "".join([f"{perm}\0" for perm in perms]).encode("ascii")
 
@@ -113,9 +114,12 @@ def _set_perms(connection: Connection, transaction: Transaction | None, payload:
         raise XenStoreError(XEN_EINVAL)
     if not connection.privileged and len(arguments) - 1 > connection.domain.quota.node_permissions:
         raise XenStoreError(XEN_ENOSPC)
-    perms = tuple([parse_perm(text) for text in arguments[1:]])
+    store = connection.store
+    perms = store.named(connection, tuple([parse_perm(text) for text in arguments[1:]]))
     path = absolute(connection, arguments[0], special=True)
-    connection.store.set_perms(connection, transaction, path, perms)
+    if path.startswith("@") and path not in SPECIAL_NODES and not store.special_in_tree:
+        raise XenStoreError(XEN_EINVAL)
+    store.set_perms(connection, transaction, path, perms)
     return OK
 
 
@@ -158,7 +162,11 @@ def _unwatch(connection: Connection, _transaction: Transaction | None, payload: 
     arguments = strings(payload)
     if len(arguments) != 2:
         raise XenStoreError(XEN_EINVAL)
-    path = absolute(connection, arguments[0], special=True)
+    try:
+        path = absolute(connection, arguments[0], special=True)
+    except XenStoreError:
+        # There is no watch on what cannot be watched.
+        raise XenStoreError(XEN_ENOENT) from None
     watch = connection.watches.get((path, arguments[1]))
     if watch is None:
         raise XenStoreError(XEN_ENOENT)

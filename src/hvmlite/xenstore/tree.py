@@ -52,7 +52,9 @@ class Perm(NamedTuple):
     bits: int
 
     def __str__(self) -> str:
-        return f"{_LETTERS[self.bits & 3]}{self.domid}"
+        # As C's %i shows the 32 bits: a number that no domain has may be negative.
+        domid = self.domid - (1 << 32) if self.domid >> 31 else self.domid
+        return f"{_LETTERS[self.bits & 3]}{domid}"
 
 
 Perms = tuple[Perm, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from hvmlite.abi.xs_wire import XS_DIRECTORY, XS_GET_PERMS, XS_READ, XS_SET_PERMS, XS_SET_TARGET
+from hvmlite.xenstore.server import XenStore
 
 
 @pytest.fixture
@@ -136,6 +137,30 @@ class TestSetPerms:
         assert dom0.perms("/tool") == ["n0", "b40000"]
 
     def test_special_nodes(self, dom0, guest, refused):
+        """In 4.17 their permissions are no node's: set by their owner, read by nobody."""
+        for peer in (dom0, guest):
+            with refused("EINVAL"):
+                peer.perms("@releaseDomain")
+        with refused("EACCES"):
+            guest.chmod("@releaseDomain", "n0", "r1")
+        dom0.watch("@releaseDomain", "t")
+        dom0.take_events()
+        dom0.chmod("@releaseDomain", "n1", "r2")
+        guest.chmod("@releaseDomain", "n1", "r1")
+        assert dom0.take_events() == []
+        with refused("EINVAL"):
+            dom0.chmod("@nonsense", "n0")
+
+    def test_special_nodes_are_in_no_transaction(self, dom0, guest, refused):
+        tx = dom0.start()
+        dom0.chmod("@releaseDomain", "n1", tx=tx)
+        guest.chmod("@releaseDomain", "n1", "r1")
+        dom0.end(tx, commit=False)
+        guest.chmod("@releaseDomain", "n1", "r2")
+
+    def test_special_nodes_from_4_18_on(self, connect, refused):
+        store = XenStore((4, 18))
+        dom0, guest = connect(store), connect(store, 1)
         assert dom0.perms("@releaseDomain") == ["n0"]
         with refused("EACCES"):
             guest.perms("@releaseDomain")
@@ -145,6 +170,12 @@ class TestSetPerms:
         assert guest.perms("@releaseDomain") == ["n0", "r1"]
         with refused("ENOENT"):
             dom0.perms("@nonsense")
+
+    def test_numbers_that_no_domain_has(self, dom0, refused):
+        dom0.chmod("/tool", "n0", "r-1", "b40000")
+        assert dom0.perms("/tool") == ["n0", "r-1", "b40000"]
+        with refused("ENOENT"):
+            dom0.chmod("a malformed path", "n40000")
 
 
 class TestDomainsThatAreGone:
