@@ -70,7 +70,7 @@ HEADERS = {
     "xenbus": ["io/xenbus.h", "io/protocols.h"],
     "xs_wire": ["io/xs_wire.h"],
 }
-MODULES_WITHOUT_HEADER = {"layout", "e820"}
+MODULES_WITHOUT_HEADER = {"layout", "e820", "xenstore_state"}
 
 # What 4.17's headers do not have yet, and since when Xen has it.
 INTERFACE_VERSION_4_17 = 0x00040E00

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hvmlite.abi.errno import XEN_EINVAL, XEN_ENOENT
-from hvmlite.xenstore.domains import QUOTA_NAMES
+from hvmlite.xenstore.domains import DOM0, QUOTA_NAMES
 from hvmlite.xenstore.errors import XenStoreError
 from hvmlite.xenstore.log import logger
 from hvmlite.xenstore.protocol import OK, atoi, strings
@@ -39,6 +39,9 @@ def check(store: Daemon) -> list[str]:
             problems.append(f"size of the listing of {path} is off")
         stack += [f"/{name}" if path == "/" else f"{path}/{name}" for name in names]
     problems += [f"node {path} is orphaned" for path in tree.nodes if path not in reached]
+    indexed = {(domid, path) for domid, paths in tree.owned.items() for path in paths}
+    true = {(n.perms[0].domid, path) for path, n in tree.nodes.items() if n.perms[0].domid != DOM0}
+    problems += [f"owner of node {path} is off" for _, path in sorted(indexed ^ true)]
     owned = Counter(node.perms[0].domid for node in tree.nodes.values())
     for domid in owned.keys() | store.domains.keys():
         domain = store.domains.get(domid)

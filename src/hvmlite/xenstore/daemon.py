@@ -135,6 +135,14 @@ class Daemon(Core):
             self.leave(outer)
         return connection
 
+    def announce(self, domid: int) -> None:
+        """Fire @introduceDomain for a domain that was introduced without."""
+        outer = self.enter()
+        try:
+            self._special("@introduceDomain", domid)
+        finally:
+            self.leave(outer)
+
     def introduce_from_wire(self, domid: int, gfn: int, port: int) -> None:
         """INTRODUCE by a socket client."""
         self.introduce_domain(domid, port=port)
@@ -175,10 +183,7 @@ class Daemon(Core):
             node = self.tree.nodes[name]
             if node.perms[0].domid == domain.domid:
                 self.tree.put(name, Node(node.value, OWNED_BY_DOM0, node.children))
-        if not domain.nodes:
-            return
-        owned = [p for p, node in self.tree.walk() if node.perms[0].domid == domain.domid]
-        for path in owned:
+        for path in sorted(self.tree.owned.get(domain.domid, ())):
             # May have gone with its parent.
             if path in self.tree.nodes:
                 self.remove_subtree(self.local, None, path)

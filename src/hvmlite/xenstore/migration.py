@@ -1,4 +1,5 @@
-"""The whole store as bytes and back: domains with their connections, watches, transactions, nodes.
+"""The store as bytes and back, whole or one domain's part of it: connections, watches,
+transactions, nodes.
 
 Format: docs/designs/xenstore-migration.md of Xen, version 1. A socket client's connection is not
 kept, nor are the Python side's watches: their owners make them anew.
@@ -8,13 +9,38 @@ What is loaded is not trusted: a wrong byte is a StateError, never a traceback.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Annotated, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
-from hvmlite.abi.layout import Abi, Bytes, Struct, s32, u8, u16, u32
+from hvmlite.abi.layout import Abi, Struct
 from hvmlite.abi.xen import DOMID_FIRST_RESERVED, DOMID_INVALID
+from hvmlite.abi.xenstore_state import (
+    ACCESS_READ,
+    ACCESS_WRITTEN,
+    BIG_ENDIAN,
+    CONN_TYPE_RING,
+    CONN_TYPE_SOCKET,
+    IDENT,
+    PERM_IGNORE,
+    TYPE_CONNECTION_DATA,
+    TYPE_END,
+    TYPE_GLOBAL_DATA,
+    TYPE_NODE_DATA,
+    TYPE_TRANSACTION_DATA,
+    TYPE_WATCH_DATA,
+    VERSION,
+    connection_data,
+    global_data,
+    header,
+    node_data,
+    node_perm,
+    record,
+    transaction_data,
+    watch_data,
+)
 from hvmlite.errors import UserError
 from hvmlite.xenstore.connection import Connection
+from hvmlite.xenstore.domains import Domain
 from hvmlite.xenstore.errors import XenStoreError
 from hvmlite.xenstore.server import XenStore
 from hvmlite.xenstore.transactions import Transaction
@@ -34,100 +60,10 @@ from hvmlite.xenstore.watches import Watch
 
 S = TypeVar("S", bound=Struct)
 
-IDENT: Final = b"xenstore"
-VERSION: Final = 1
-BIG_ENDIAN: Final = 1
-
-TYPE_END: Final = 0
-TYPE_GLOBAL_DATA: Final = 1
-TYPE_CONNECTION_DATA: Final = 2
-TYPE_WATCH_DATA: Final = 3
-TYPE_TRANSACTION_DATA: Final = 4
-TYPE_NODE_DATA: Final = 5
-
-CONN_TYPE_RING: Final = 0
-CONN_TYPE_SOCKET: Final = 1
-
-ACCESS_READ: Final = 1
-ACCESS_WRITTEN: Final = 2
-
-PERM_IGNORE: Final = 1
-"""In the octet after the letter: the entry's domain is gone (Xen from 4.15 on)."""
-
 CHANGED: Final = -2
 """A generation that no node has: the transaction must end in EAGAIN."""
 
 _LETTERS: Final = b"nrwb"
-
-
-class header(Struct):
-    """Big-endian in any case."""
-
-    ident: Annotated[bytes, Bytes(8)] = b""
-    version: u32 = 0
-    flags: u32 = 0
-
-
-class record(Struct):
-    """Before each body, which is padded to a multiple of 8 bytes."""
-
-    type: u32 = 0
-    len: u32 = 0
-
-
-class global_data(Struct):
-    """Sockets of the daemon; -1 for none."""
-
-    rw_socket_fd: s32 = 0
-    ro_socket_fd: s32 = 0
-
-
-class connection_data(Struct):
-    """A shared-ring connection; in_data, then out_data follow."""
-
-    conn_id: u32 = 0
-    conn_type: u16 = 0
-    flags: u16 = 0
-    domid: u16 = 0
-    tdomid: u16 = 0
-    evtchn: u32 = 0
-    in_data_len: u16 = 0
-    out_resp_len: u16 = 0
-    out_data_len: u32 = 0
-
-
-class watch_data(Struct):
-    """A watch; its path and its token follow, both NUL-terminated."""
-
-    conn_id: u32 = 0
-    wpath_len: u16 = 0
-    token_len: u16 = 0
-
-
-class transaction_data(Struct):
-    """An open transaction."""
-
-    conn_id: u32 = 0
-    tx_id: u32 = 0
-
-
-class node_data(Struct):
-    """A node, or what a transaction did to one; permissions, path with NUL and value follow."""
-
-    conn_id: u32 = 0
-    tx_id: u32 = 0
-    path_len: u16 = 0
-    value_len: u16 = 0
-    access: u16 = 0
-    perm_count: u16 = 0
-
-
-class node_perm(Struct):
-    """One permission."""
-
-    perm: u8 = 0
-    flags: u8 = 0
-    domid: u16 = 0
 
 
 class StateError(UserError):
@@ -142,11 +78,35 @@ class StateError(UserError):
 
 def dump(store: XenStore) -> bytes:
     """The state of `store`; see load. The store goes on as if nothing happened."""
+    tree = store.daemon.tree
+    special = [(name, tree.nodes[name]) for name in SPECIAL_NODES]
+    return _dump(store, list(store.daemon.domains.values()), [*tree.walk(), *special])
+
+
+def dump_domain(store: XenStore, domid: int, roots: Sequence[str] = ()) -> bytes:
+    """One domain's part of `store`; see load_domain. The store goes on as if nothing happened.
+
+    That is its connection with all that is under way on it, its watches and open transactions, and
+    the nodes at and below its home, /local/domain/<domid>, and at and below `roots`.
+    Raises StateError if it is not introduced.
+    """
+    domain = store.daemon.domains.get(domid)
+    if domain is None or domain.connection is None:
+        raise StateError(f"domain {domid} is not introduced")
+    tree = store.daemon.tree
+    nodes: dict[str, Node] = {}
+    for root in (domain.home, *roots):
+        if root in tree.nodes:
+            nodes.update(tree.walk(root))
+    return _dump(store, [domain], nodes.items())
+
+
+def _dump(store: XenStore, domains: Iterable[Domain], nodes: Iterable[tuple[str, Node]]) -> bytes:
     daemon = store.daemon
     start = struct.pack(">" + header.layout(Abi.X86_64).format, IDENT, VERSION, 0)
     out = [start, _record(TYPE_GLOBAL_DATA, global_data(-1, -1).pack())]
     numbers: dict[Connection, int] = {}
-    for domain in daemon.domains.values():
+    for domain in domains:
         connection = domain.connection
         if connection is None:
             continue
@@ -173,9 +133,7 @@ def dump(store: XenStore) -> bytes:
         for transaction in connection.transactions.values():
             opened = transaction_data(number, transaction.number)
             out.append(_record(TYPE_TRANSACTION_DATA, opened.pack()))
-    tree = daemon.tree
-    special = [(name, tree.nodes[name]) for name in SPECIAL_NODES]
-    for path, node in [*tree.walk(), *special]:
+    for path, node in nodes:
         out.append(_node(0, 0, path, node.value, daemon.current_perms(node), 0))
     for connection, number in numbers.items():
         for transaction in connection.transactions.values():
@@ -228,7 +186,20 @@ def load(data: bytes, xen_version: tuple[int, int] = (4, 17)) -> XenStore:
 
     Its domains are introduced and wait for transports: XenStore.connection(domid).
     """
-    return _Loader(data, xen_version).load()
+    return _Loader(data, XenStore(xen_version)).load()
+
+
+def load_domain(store: XenStore, data: bytes, domid: int | None = None) -> Connection:
+    """Add a domain that dump_domain has saved to `store`, as domain `domid` if that is not None.
+
+    Under another number its home moves with it, permissions and watches that mean it mean the new
+    number, and a transaction that was open ends in EAGAIN. Saved nodes take the place of what is
+    at those paths; others below its home go. Fires @introduceDomain. Returns the connection, which
+    waits for a transport.
+
+    Raises StateError; the domain, its home and the saved nodes are not in the store then.
+    """
+    return _DomainLoader(data, store, domid).load_domain()
 
 
 class _Body:
@@ -260,16 +231,20 @@ class _Body:
 
 
 class _Loader:
-    def __init__(self, data: bytes, xen_version: tuple[int, int]) -> None:
+    def __init__(self, data: bytes, store: XenStore) -> None:
         self._data = data
-        self._store = XenStore(xen_version)
-        self._daemon = self._store.daemon
+        self._store = store
+        self._daemon = store.daemon
         self._connections: dict[int, Connection | None] = {}
         self._targets: list[tuple[Connection, int]] = []
         self._order = "<"
 
     def load(self) -> XenStore:
         self._daemon.clear()
+        self._run(self._finish)
+        return self._store
+
+    def _run(self, finish: Callable[[], None]) -> None:
         handlers = {
             TYPE_CONNECTION_DATA: self._connection,
             TYPE_WATCH_DATA: self._watch,
@@ -284,12 +259,11 @@ class _Loader:
                 if kind not in handlers:
                     raise StateError(f"unknown record type {kind}")
                 handlers[kind](body)
-            self._finish()
+            finish()
         except XenStoreError as error:
             raise StateError(str(error)) from None
         finally:
             self._daemon.leave(outer)
-        return self._store
 
     def _records(self) -> Iterator[tuple[int, _Body]]:
         data = self._data
@@ -322,6 +296,7 @@ class _Loader:
 
     def _connection(self, body: _Body) -> None:
         head = body.struct(connection_data)
+        head.domid = self._number(head.domid)
         if not head.conn_id or head.conn_id in self._connections:
             raise StateError(f"connection {head.conn_id} is zero or appears twice")
         if head.conn_type == CONN_TYPE_SOCKET:
@@ -341,6 +316,14 @@ class _Loader:
         if head.tdomid != DOMID_INVALID:
             self._targets.append((connection, head.tdomid))
 
+    def _number(self, domid: int) -> int:
+        """The number here of a domain that had this one."""
+        return domid
+
+    def _here(self, path: bytes) -> bytes:
+        """The path here of what had this one."""
+        return path
+
     def _known(self, conn_id: int) -> Connection | None:
         """The connection of a record; None for one that is not kept."""
         if conn_id not in self._connections:
@@ -349,7 +332,7 @@ class _Loader:
 
     def _watch(self, body: _Body) -> None:
         head = body.struct(watch_data)
-        raw = body.string(head.wpath_len)
+        raw = self._here(body.string(head.wpath_len))
         token = body.string(head.token_len)
         connection = self._known(head.conn_id)
         if connection is None:
@@ -373,7 +356,7 @@ class _Loader:
     def _node(self, body: _Body) -> None:
         head = body.struct(node_data)
         perms = tuple([self._perm(body.struct(node_perm)) for _ in range(head.perm_count)])
-        raw = body.string(head.path_len)
+        raw = self._here(body.string(head.path_len))
         value = body.take(head.value_len)
         path = canonical_path(raw, "", special=True)
         if raw[:1] not in {b"/", b"@"}:
@@ -388,6 +371,9 @@ class _Loader:
                     raise StateError(f"transaction {head.tx_id} has no record")
                 self._touched(transaction, path, value, perms, head.access)
             return
+        self._store_node(path, value, perms)
+
+    def _store_node(self, path: str, value: bytes, perms: Perms) -> None:
         tree = self._daemon.tree
         if path in tree.nodes or not perms:
             raise StateError(f"node {path} appears twice or has no owner")
@@ -404,13 +390,13 @@ class _Loader:
             raise StateError(f"unknown permission {entry.perm:#x}")
         if entry.flags & PERM_IGNORE or entry.domid >= DOMID_FIRST_RESERVED:
             bits |= XS_PERM_IGNORE
-        else:
-            self._daemon.account(entry.domid)
-        return Perm(entry.domid, bits)
+            return Perm(entry.domid, bits)
+        domid = self._number(entry.domid)
+        self._daemon.account(domid)
+        return Perm(domid, bits)
 
-    @staticmethod
     def _touched(
-        transaction: Transaction, path: str, value: bytes, perms: Perms, access: int
+        self, transaction: Transaction, path: str, value: bytes, perms: Perms, access: int
     ) -> None:
         if path in transaction.accessed:
             raise StateError(f"node {path} appears twice in a transaction")
@@ -432,16 +418,23 @@ class _Loader:
         transaction.queue_watch(path, exact=False)
 
     def _finish(self) -> None:
-        daemon = self._daemon
-        tree = daemon.tree
+        tree = self._daemon.tree
         if "/" not in tree.nodes:
             raise StateError("no root node")
         for name in SPECIAL_NODES:
             if name not in tree.nodes:
                 tree.put(name, Node(b"", OWNED_BY_DOM0))
         for path, node in tree.nodes.items():
-            if node.perms[0].domid not in daemon.domains:
-                raise StateError(f"node {path} is owned by an impossible domain")
+            self._check_owner(path, node)
+        self._connect()
+
+    def _check_owner(self, path: str, node: Node) -> None:
+        if node.perms[0].domid not in self._daemon.domains:
+            raise StateError(f"node {path} is owned by an impossible domain")
+
+    def _connect(self) -> None:
+        """What needs all records: targets, and transactions as a whole."""
+        daemon = self._daemon
         for connection, target in self._targets:
             domain = daemon.domains.get(target)
             if domain is None or not domain.introduced:
@@ -465,3 +458,95 @@ class _Loader:
                 parent.children = parent.children.added(base_name(path))
             elif seen.node is None and existed and parent is not None:
                 parent.children = parent.children.removed(base_name(path))
+
+
+class _DomainLoader(_Loader):
+    """Adds one domain to a store with others in it."""
+
+    def __init__(self, data: bytes, store: XenStore, domid: int | None) -> None:
+        super().__init__(data, store)
+        self._wanted = domid
+        self._old: int | None = None
+        self._home = b""
+        self._made: set[str] = set()
+        self._watches: list[_Body] = []
+
+    def load_domain(self) -> Connection:
+        try:
+            self._run(self._finish_domain)
+        except StateError:
+            self._undo()
+            raise
+        (connection,) = self._connections.values()
+        assert connection is not None
+        return connection
+
+    def _undo(self) -> None:
+        daemon = self._daemon
+        made = set(self._made)
+        for connection in self._connections.values():
+            if connection is not None:
+                made.add(connection.domain.home)
+                daemon.release_domain(connection.domid)
+        for path in sorted(made - {"/"}):
+            if path in daemon.tree.nodes:
+                daemon.remove_subtree(daemon.local, None, path)
+
+    def _connection(self, body: _Body) -> None:
+        if self._old is not None:
+            raise StateError("holds more than one domain")
+        super()._connection(body)
+        (connection,) = self._connections.values()
+        if connection is None:
+            raise StateError("holds no domain")
+        domain = connection.domain
+        if domain.home in self._daemon.tree.nodes:
+            self._daemon.remove_subtree(self._daemon.local, None, domain.home)
+
+    def _number(self, domid: int) -> int:
+        if self._old is None:
+            # The record of the connection comes first.
+            self._old = domid
+            self._home = b"/local/domain/%d" % domid
+        return self._wanted if self._wanted is not None and domid == self._old else domid
+
+    def _here(self, path: bytes) -> bytes:
+        moved = self._wanted is not None and self._wanted != self._old
+        if moved and (path == self._home or path.startswith(self._home + b"/")):
+            return f"/local/domain/{self._wanted}".encode() + path[len(self._home) :]
+        return path
+
+    def _watch(self, body: _Body) -> None:
+        # The nodes of the domain are not news to itself.
+        self._watches.append(body)
+
+    def _store_node(self, path: str, value: bytes, perms: Perms) -> None:
+        if not self._connections:
+            raise StateError("node before the connection's record")
+        if not perms or path in self._made or path.startswith("@"):
+            raise StateError(f"node {path} appears twice, has no owner or is nobody's")
+        self._made.add(path)
+        daemon = self._daemon
+        daemon.write(daemon.local, None, path, value)
+        node = daemon.tree.nodes[path]
+        new = Node(value, perms, node.children)
+        self._check_owner(path, new)
+        daemon.tree.put(path, new)
+        daemon.changed(daemon.local, None, path, new, None)
+
+    def _touched(
+        self, transaction: Transaction, path: str, value: bytes, perms: Perms, access: int
+    ) -> None:
+        super()._touched(transaction, path, value, perms, access)
+        if self._wanted not in {None, self._old}:
+            transaction.accessed[path].generation = CHANGED
+
+    def _finish_domain(self) -> None:
+        if not self._connections:
+            raise StateError("holds no domain")
+        for body in self._watches:
+            super()._watch(body)
+        self._connect()
+        (connection,) = self._connections.values()
+        assert connection is not None
+        self._daemon.announce(connection.domain.domid)

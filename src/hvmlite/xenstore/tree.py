@@ -24,6 +24,8 @@ XS_PERM_IGNORE: Final = 8
 
 XS_PERM_ALL: Final = XS_PERM_READ | XS_PERM_WRITE | XS_PERM_OWNER
 
+DOM0: Final = 0
+
 NO_GENERATION: Final = -1
 """Generation of a node that does not exist."""
 
@@ -59,7 +61,7 @@ class Perm(NamedTuple):
 
 Perms = tuple[Perm, ...]
 
-OWNED_BY_DOM0: Final[Perms] = (Perm(0, XS_PERM_NONE),)
+OWNED_BY_DOM0: Final[Perms] = (Perm(DOM0, XS_PERM_NONE),)
 
 
 def parse_perm(text: bytes) -> Perm:
@@ -204,6 +206,8 @@ class Tree:
 
     def __init__(self, charge: Charge) -> None:
         self.nodes: dict[str, Node] = {}
+        self.owned: dict[int, set[str]] = {}
+        """Paths of the nodes of each domain but domain 0, which has most of them."""
         self.generation = 0
         self.get = self.nodes.get
         self._charge = charge
@@ -222,11 +226,26 @@ class Tree:
         old = self.nodes.get(path)
         self.nodes[path] = node
         account(self._charge, path, old, node)
+        owner = node.perms[0].domid
+        before = DOM0 if old is None else old.perms[0].domid
+        if owner != before:
+            self._owned_no_more(path, before)
+            if owner != DOM0:
+                self.owned.setdefault(owner, set()).add(path)
 
     def remove(self, path: str) -> None:
         """Drop the node at `path`, which must exist; its parent's list is the caller's to mend."""
         self.generation += 1
-        account(self._charge, path, self.nodes.pop(path), None)
+        node = self.nodes.pop(path)
+        account(self._charge, path, node, None)
+        self._owned_no_more(path, node.perms[0].domid)
+
+    def _owned_no_more(self, path: str, domid: int) -> None:
+        if domid != DOM0:
+            paths = self.owned[domid]
+            paths.remove(path)
+            if not paths:
+                del self.owned[domid]
 
     def walk(self, path: str = "/") -> Iterator[tuple[str, Node]]:
         """`path` and all below it, parents first, children in order of creation."""

@@ -291,10 +291,13 @@ def compare(world, rng, count):
             held.append(int(reply[:-1]))
         elif answer == xs_wire.XS_RESET_WATCHES:
             held.clear()
-        elif kind == xs_wire.XS_TRANSACTION_END and tx in held:
+        elif (
+            kind == xs_wire.XS_TRANSACTION_END
+            and tx in held
             # It is gone, unless the request was not understood.
-            if answer != xs_wire.XS_ERROR or reply not in {b"EINVAL\0"}:
-                held.remove(tx)
+            and (answer, reply) != (xs_wire.XS_ERROR, b"EINVAL\0")
+        ):
+            held.remove(tx)
         if step % 10 == 0:
             world.events()
         if step % 200 == 199:

@@ -6,16 +6,19 @@ a real xenstored was at hand.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.xenstore.conftest import Peer
 
 from hvmlite.abi.xs_wire import XS_READ, XS_TRANSACTION_END, XS_WRITE
 from hvmlite.errors import UserError
-from hvmlite.xenstore.migration import StateError, dump, load
+from hvmlite.xenstore.migration import StateError, dump, dump_domain, load, load_domain
+from hvmlite.xenstore.server import XenStore
 
 
 def listing(store):
@@ -395,3 +398,133 @@ def test_much_damage(rich):
         except StateError:
             continue
         assert loaded.check() == []
+
+
+class TestOneDomain:
+    """dump_domain and load_domain: one domain moves from a store to another with others in it."""
+
+    @pytest.fixture
+    def elsewhere(self):
+        other = XenStore()
+        other.write("/local/domain/7/name", "resident", ["n7"])
+        other.introduce_domain(7)
+        return other
+
+    @pytest.fixture
+    def lively(self, store, guest):
+        """Domain 1 with nodes, watches, an open transaction; domain 2 beside it."""
+        store.write("/vm/uuid/name", "one")
+        store.write("/local/domain/1/name", "one", ["n0", "r1"])
+        guest.write("data/x/y", b"value")
+        guest.chmod("data/x", "n1", "b2")
+        guest.watch("data", "relative")
+        guest.watch("/local/domain/1/name", "absolute")
+        guest.watch("@releaseDomain", "special")
+        guest.take_events()
+        return store
+
+    def move(self, source, target, domid=None):
+        data = dump_domain(source, 1, ["/vm/uuid"])
+        connection = load_domain(target, data, domid)
+        assert target.check() == []
+        return Peer(connection)
+
+    def test_under_its_own_number(self, lively, elsewhere, guest):
+        tx = guest.start()
+        guest.write("data/x/y", guest.read("data/x/y", tx) + b"2", tx)
+        peer = self.move(lively, elsewhere)
+        assert dump_domain(elsewhere, 1, ["/vm/uuid"]) == dump_domain(lively, 1, ["/vm/uuid"])
+        assert elsewhere.read("/local/domain/7/name") == b"resident"
+        assert not elsewhere.exists("/local/domain/2")
+        assert elsewhere.read("/vm/uuid/name") == b"one"
+        peer.end(tx)
+        assert elsewhere.read("/local/domain/1/data/x/y") == b"value2"
+        assert peer.take_events() == [("data/x/y", "relative")]
+
+    def test_under_another_number(self, lively, elsewhere, guest, refused):
+        tx = guest.start()
+        guest.read("data/x/y", tx)
+        peer = self.move(lively, elsewhere, 9)
+        assert not elsewhere.exists("/local/domain/1")
+        assert elsewhere.get_perms("/local/domain/9/name") == ["n0", "r9"]
+        assert elsewhere.get_perms("/local/domain/9/data/x") == ["n9", "b2"]
+        assert peer.read("data/x/y") == b"value"
+        with refused("EAGAIN"):
+            peer.end(tx)
+        elsewhere.write("/local/domain/9/name", "nine")
+        elsewhere.write("/local/domain/9/data/x", "")
+        assert sorted(peer.take_events()) == [
+            ("/local/domain/9/name", "absolute"),
+            ("data/x", "relative"),
+        ]
+        assert elsewhere.daemon.domains[9].nodes == lively.daemon.domains[1].nodes
+
+    def test_what_was_at_its_home_goes(self, lively, elsewhere):
+        elsewhere.write("/local/domain/1/stale", "old")
+        self.move(lively, elsewhere)
+        assert not elsewhere.exists("/local/domain/1/stale")
+
+    def test_transaction_whose_nodes_differ_there_conflicts(self, lively, elsewhere, guest, refused):
+        lively.write("/shared", "here", ["r0"])
+        elsewhere.write("/shared", "there", ["r0"])
+        tx = guest.start()
+        guest.read("/shared", tx)
+        guest.write("data/seen", b"", tx)
+        peer = self.move(lively, elsewhere)
+        with refused("EAGAIN"):
+            peer.end(tx)
+
+    def test_others_are_told(self, lively, elsewhere):
+        seen = []
+        elsewhere.watch("@introduceDomain", seen.append)
+        elsewhere.watch("/local/domain/1/name", seen.append)
+        seen.clear()
+        self.move(lively, elsewhere)
+        assert set(seen) == {"@introduceDomain", "/local/domain/1/name"}
+
+    def test_streams_under_way(self, lively, elsewhere, guest):
+        guest.connection.feed(guest.message(XS_READ, b"data/x/y\0", req_id=5)[:10])
+        peer = self.move(lively, elsewhere)
+        peer.connection.feed(guest.message(XS_READ, b"data/x/y\0", req_id=5)[10:])
+        assert peer.messages() == [(XS_READ, 5, 0, b"value")]
+
+    def test_a_number_in_use_is_refused(self, lively, elsewhere):
+        with pytest.raises(StateError, match="domain 7 is impossible or appears twice"):
+            self.move(lively, elsewhere, 7)
+        assert elsewhere.read("/local/domain/7/name") == b"resident"
+        assert elsewhere.connection(7) is not None
+
+    def test_unknown_domain(self, lively):
+        with pytest.raises(StateError, match="domain 5 is not introduced"):
+            dump_domain(lively, 5)
+
+    @pytest.mark.parametrize(
+        ("data", "problem"),
+        [
+            (stream(), "holds no domain"),
+            (stream(ROOT), "before the connection's record"),
+            (stream(CONNECTION, record(2, struct.pack("<IHHHHIHHI", 2, 0, 0, 3, *[0] * 5))), "more"),
+            (stream(CONNECTION, node(b"/a"), node(b"/a")), "appears twice"),
+            (stream(CONNECTION, node(b"@releaseDomain")), "nobody's"),
+        ],
+    )
+    def test_refused_without_a_trace(self, elsewhere, data, problem):
+        before = listing(elsewhere)
+        with pytest.raises(StateError, match=problem):
+            load_domain(elsewhere, data)
+        assert listing(elsewhere) == before
+        assert elsewhere.check() == []
+
+    def test_damage_is_loaded_or_refused(self, lively, elsewhere):
+        rng = random.Random(5)
+        data = dump_domain(lively, 1)
+        for _ in range(400):
+            damaged = bytearray(data)
+            for _ in range(rng.randrange(1, 4)):
+                damaged[rng.randrange(len(damaged))] = rng.getrandbits(8)
+            with contextlib.suppress(StateError):
+                connection = load_domain(elsewhere, bytes(damaged), rng.choice([None, 9]))
+                domid = connection.domid
+                elsewhere.release_domain(domid)
+            assert elsewhere.check() == []
+            assert elsewhere.read("/local/domain/7/name") == b"resident"
