@@ -24,7 +24,7 @@ from hvmlite.xenstore.server import XenStore
 
 HEADER = struct.Struct("<IIII")
 GUESTS = (1, 2)
-LIMIT = 5.0
+LIMIT = 20.0
 
 
 class Client:
@@ -252,6 +252,8 @@ def some_request(rng, world, index):
         size = rng.choice([0, 1, 5, 40, 300, 1900, 2010, 2030])
         payload = path + b"\0" + rng.randbytes(size)
     elif kind == xs_wire.XS_SET_PERMS:
+        # 4.17.7 may crash on a special name that it does not know.
+        path = b"@releaseDomain" if path == b"@x" else path
         payload = strings(path, *rng.choices(PERMS, k=rng.choice([1, 1, 2, 2, 3, 6])))
     elif kind in {xs_wire.XS_WATCH, xs_wire.XS_UNWATCH}:
         payload = strings(path, rng.choice([b"t", b"u", b""]))

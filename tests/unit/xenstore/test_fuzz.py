@@ -8,15 +8,18 @@ Random messages, some well-formed, some damaged; says nothing on whether the ans
 from __future__ import annotations
 
 import random
+import socket
 import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.xenstore.test_socket import Loop
 
 from hvmlite.xenstore.migration import dump, load
 from hvmlite.xenstore.ring import RingTransport
 from hvmlite.xenstore.server import XenStore
+from hvmlite.xenstore.socket import SocketServer
 
 WORDS = [
     b"/",
@@ -148,11 +151,12 @@ def check_all(store):
 
 
 class RingPeer:
-    """Domain 2, over a ring whose indexes it keeps in order most of the time."""
+    """A domain with a ring whose indexes it keeps in order most of the time."""
 
-    def __init__(self, store):
+    def __init__(self, store, domid=2):
+        self.domid = domid
         self.page = Page()
-        self.connection = store.introduce_domain(2)
+        self.connection = store.introduce_domain(domid)
         self.ring = RingTransport(self.page, lambda: None, self.connection)
 
     def step(self, message, rng):
@@ -230,6 +234,86 @@ def test_guests_and_tools(seed):
 def test_100000_messages():
     run(99, 60000)
     run(98, 40000, (4, 22), privileged=True)
+
+
+class SocketPeer:
+    """A tool at the socket, which now and then sends plain noise and must connect anew."""
+
+    def __init__(self, path, loop):
+        self._path = path
+        self._loop = loop
+        self.lost = 0
+        self._connect()
+
+    def _connect(self):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(self._path))
+        self.socket.setblocking(False)
+
+    def step(self, message, rng):
+        if rng.random() < 0.01:
+            message = rng.randbytes(rng.choice([1, 16, 40, 5000]))
+        try:
+            self.socket.send(message)
+            if rng.random() < 0.5:
+                self._loop.turn()
+            if rng.random() < 0.7 and not self.socket.recv(1 << 20):
+                raise ConnectionError
+        except BlockingIOError:
+            self._loop.turn()
+        except ConnectionError:
+            self.lost += 1
+            self.socket.close()
+            self._connect()
+
+
+def ask_calmly(client, loop):
+    """A tool's connection that must not be hurt: whatever the others did, it gets its answer."""
+    client.sendall(struct.pack("<IIII", 10, 5, 0, 2) + b"3\0")
+    wanted = struct.pack("<IIII", 10, 5, 0, 16) + b"/local/domain/3\0"
+    loop.spin()
+    assert client.recv(4096) == wanted
+
+
+def run_transports(seed, count, path):
+    """Messages and noise by real sockets and by rings, whose guests must not hurt each other."""
+    rng = random.Random(seed)
+    store = prepared((4, 22))
+    loop = Loop()
+    server = SocketServer(store, loop, path)
+    calm = socket.socket(socket.AF_UNIX)
+    calm.connect(str(path))
+    peers = [SocketPeer(path, loop), SocketPeer(path, loop), RingPeer(store), RingPeer(store, 1)]
+    for step in range(count):
+        if step % 20 == 0:
+            furnish(store, (1, 2))
+        index = rng.randrange(len(peers))
+        peers[index].step(some_message(rng), rng)
+        if index > 1 and not peers[index].connection.is_open:
+            # A tool has released the domain.
+            peers[index] = RingPeer(store, peers[index].domid)
+        if step % 1000 == 0:
+            ask_calmly(calm, loop)
+            check_all(store)
+    loop.spin()
+    ask_calmly(calm, loop)
+    check_all(store)
+    for peer in peers[:2]:
+        peer.socket.close()
+    calm.close()
+    server.close()
+    assert loop.watched == 0
+    assert peers[0].lost + peers[1].lost > count // 2000
+
+
+def test_sockets_and_rings(tmp_path):
+    run_transports(7, 8000, tmp_path / "socket")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_100000_messages_by_sockets_and_rings(tmp_path):
+    run_transports(77, 100_000, tmp_path / "socket")
 
 
 @given(st.binary(max_size=200), st.booleans())
