@@ -464,7 +464,9 @@ class TestOneDomain:
         self.move(lively, elsewhere)
         assert not elsewhere.exists("/local/domain/1/stale")
 
-    def test_transaction_whose_nodes_differ_there_conflicts(self, lively, elsewhere, guest, refused):
+    def test_transaction_whose_nodes_differ_there_conflicts(
+        self, lively, elsewhere, guest, refused
+    ):
         lively.write("/shared", "here", ["r0"])
         elsewhere.write("/shared", "there", ["r0"])
         tx = guest.start()
@@ -503,7 +505,10 @@ class TestOneDomain:
         [
             (stream(), "holds no domain"),
             (stream(ROOT), "before the connection's record"),
-            (stream(CONNECTION, record(2, struct.pack("<IHHHHIHHI", 2, 0, 0, 3, *[0] * 5))), "more"),
+            (
+                stream(CONNECTION, record(2, struct.pack("<IHHHHIHHI", 2, 0, 0, 3, *[0] * 5))),
+                "more",
+            ),
             (stream(CONNECTION, node(b"/a"), node(b"/a")), "appears twice"),
             (stream(CONNECTION, node(b"@releaseDomain")), "nobody's"),
         ],
