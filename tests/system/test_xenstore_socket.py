@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hvmlite import DomainConfig, Host, UserError
-from hvmlite.toolstack.host import boot_memory
+from hvmlite.toolstack.config import boot_memory
 
 from .command import Command, hvmlite, wait_until
 from .guests import SPIN, STORM, Shell, machine_code

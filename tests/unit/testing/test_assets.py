@@ -100,4 +100,16 @@ def test_missing_lists_each(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(assets, "GRUB_PVH", folder / "none")
     lines = assets.missing()
     assert [line.split()[0] for line in lines[:2]] == ["cloud", "backports"]
-    assert len(lines) == 4
+    assert [line.split(":")[0] for line in lines[2:4]] == list(assets.XEN_TOOLS)
+    assert len(lines) == 6
+
+
+def test_xen_tools(folder: Path) -> None:
+    with pytest.raises(assets.AssetMissingError, match=r"^xenstored: Xen's own store .*make setup"):
+        assets.xen_tool("xenstored")
+    program = folder / "xen-tools" / "xenstored"
+    program.parent.mkdir()
+    program.write_bytes(b"")
+    assert assets.xen_tool("xenstored") == program
+    with pytest.raises(assets.AssetMissingError):
+        assets.xen_tool("package")
