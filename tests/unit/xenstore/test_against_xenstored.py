@@ -200,10 +200,12 @@ class World:
             assert list(dict.fromkeys(ours)) == list(dict.fromkeys(theirs)), index
 
     def listing(self, path=b"/"):
-        names = self.both(0, xs_wire.XS_DIRECTORY, path + b"\0")[1].split(b"\0")[:-1]
+        kind, names = self.both(0, xs_wire.XS_DIRECTORY, path + b"\0")
+        if kind == xs_wire.XS_ERROR:
+            return
         self.both(0, xs_wire.XS_READ, path + b"\0")
         self.both(0, xs_wire.XS_GET_PERMS, path + b"\0")
-        for name in names:
+        for name in names.split(b"\0")[:-1]:
             self.listing(path.rstrip(b"/") + b"/" + name)
 
 
@@ -327,6 +329,69 @@ def test_same_answers(theirs, seed):
     assert {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 22} <= kinds
     errors = {kind[2] for kind in kinds if isinstance(kind, tuple)}
     assert {b"EINVAL\0", b"ENOENT\0", b"EACCES\0", b"EAGAIN\0", b"ENOSPC\0", b"EEXIST\0"} <= errors
+
+
+def test_same_limits(theirs):
+    """A guest that goes up to every quota and beyond; only requests that count are sent."""
+    world = World(theirs)
+    guest = 2
+    for size in range(2000, 2030):
+        world.both(guest, xs_wire.XS_WRITE, b"data/size\0" + bytes(size))
+    for length in range(2040, 2060):
+        world.both(guest, xs_wire.XS_WRITE, b"data/" + b"p" * length + b"\0")
+        world.both(0, xs_wire.XS_WRITE, b"/" + b"p" * length + b"\0")
+        world.both(0, xs_wire.XS_RM, b"/" + b"p" * length + b"\0")
+        world.both(guest, xs_wire.XS_RM, b"data/" + b"p" * length + b"\0")
+    for count in range(1, 8):
+        world.both(guest, xs_wire.XS_SET_PERMS, strings(b"data/size", *[b"n1"] * count))
+    for number in range(135):
+        world.both(guest, xs_wire.XS_WATCH, strings(b"data", b"%d" % number))
+    for number in range(135):
+        world.both(guest, xs_wire.XS_UNWATCH, strings(b"data", b"%d" % number))
+    started = [world.both(guest, xs_wire.XS_TRANSACTION_START, b"\0") for _ in range(14)]
+    for kind, number in started:
+        if kind == xs_wire.XS_TRANSACTION_START:
+            world.both(guest, xs_wire.XS_TRANSACTION_END, b"F\0", int(number[:-1]))
+    for number in range(40):
+        # A hundred names in a directory, so that its own size is no limit.
+        world.both(guest, xs_wire.XS_MKDIR, b"data/d%d\0" % number)
+    refused = []
+    for number in range(1010):
+        path = b"data/d%d/n%d\0" % (number % 40, number)
+        refused.append(world.both(guest, xs_wire.XS_WRITE, path)[0] == xs_wire.XS_ERROR)
+    assert True in refused
+    assert refused.index(True) > 900
+    world.listing()
+    tx = int(world.both(guest, xs_wire.XS_TRANSACTION_START, b"\0")[1][:-1])
+    for number in range(1040):
+        world.both(guest, xs_wire.XS_READ, b"data/d1/none%d\0" % number, tx)
+    world.both(guest, xs_wire.XS_TRANSACTION_END, b"T\0", tx)
+
+
+@pytest.mark.parametrize("breakage", ["request index", "reply index", "length"])
+def test_same_end_of_a_broken_ring(theirs, breakage):
+    """The indexes and the error word; that the other guest is served."""
+    world = World(theirs)
+    for ring in (world.theirs[2], world.ours[2]):
+        words = ring.words
+        if breakage == "request index":
+            words[513] = (words[512] + 1025) & 0xFFFFFFFF
+        else:
+            length = 4097 if breakage == "length" else 2
+            message = HEADER.pack(xs_wire.XS_READ, 1, 0, length)
+            message += b"" if breakage == "length" else b"/\0"
+            ring.page[: len(message)] = message
+            words[513] = len(message)
+        if breakage == "reply index":
+            words[514] = 5
+        ring.kick()
+    deadline = time.monotonic() + LIMIT
+    while not world.theirs[2].words[518] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    both = [[*ring.words[512:516], ring.words[518]] for ring in (world.theirs[2], world.ours[2])]
+    assert both[0] == both[1]
+    assert both[0][4] != 0
+    world.both(3, xs_wire.XS_READ, b"data\0")
 
 
 @pytest.mark.slow
