@@ -158,6 +158,26 @@ def test_rewrite_while_it_is_translated(uvm: Boot, vcpus: int) -> None:
     guest.finish()
 
 
+@pytest.mark.parametrize(("mode", "vcpus"), [(WAIT, 1), (HAMMER, 2)])
+def test_code_data_and_code_again(uvm: Boot, mode: int, vcpus: int) -> None:
+    """A page written whole is data again and takes plain stores, until the guest executes it."""
+    guest = StaleCode(uvm(_build("hvm64"), memory=64 << 20, vcpus=vcpus), lane=0)
+    choice = random.Random(mode)
+    guest.write(guest.page, code(0, 10).ljust(PAGE, b"\xcc"))
+    guest.store(guest.control + MODE, mode)
+    domain = guest.guest.domain.incarnation.domain
+    frame = domain.physmap.writable(guest.page >> 12)
+    for _ in range(REWRITES // 2):
+        number, target = choice.getrandbits(31), choice.choice((10, 64, 1000, PAGE - 6))
+        writes = [(guest.page, code(choice.getrandbits(31), 64).ljust(PAGE, b"\xcc"))] * 2
+        guest.write_both(*writes, (guest.page, code(number, target)))
+        if mode == WAIT:
+            assert not guest.guest.call(lambda: domain.partition.executed(frame))
+        guest.check(number, "data and code")
+    assert guest.guest.call(lambda: domain.partition.executed(frame))
+    guest.finish()
+
+
 def test_guest_counts_its_calls(uvm: Boot) -> None:
     """The test's own check: a hammering guest does run the page between the rewrites."""
     guest = StaleCode(uvm(_build("hvm64"), memory=64 << 20), lane=0)

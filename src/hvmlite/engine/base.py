@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntFlag
 
-from hvmlite.engine.memory import MachineMemory
+from hvmlite.engine.memory import PAGE_SIZE, MachineMemory
 from hvmlite.records import field, record
 
 CpuidAnswer = tuple[int, int, int, int]
@@ -366,17 +366,20 @@ class Partition(ABC):
     def executed(self, frame: int) -> bool:
         """Whether a frame may hold code that a vCPU has seen.
 
+        Not for ever: once all of it was written from outside it is data again.
+
         One that does not may be written in place, through the view of machine memory (a read of a
         file or a socket straight into it); `contents_replaced` afterwards says so, which matters
         if it has become executed meanwhile.  One that does is written by `write`.
         """
 
     @abstractmethod
-    def contents_replaced(self, frame: int) -> None:
-        """Says that a frame's contents changed by other means than `write`.
+    def contents_replaced(self, frame: int, offset: int = 0, size: int = PAGE_SIZE) -> None:
+        """Says that bytes of a frame changed by other means than `write`.
 
         It was given back and zeroed, or written in place.  Returns once no vCPU can run what was
-        there before; costs nothing for a frame that is not `executed`.
+        there before; costs nothing for a frame that is not `executed`.  Name no more bytes than
+        were changed: somebody else may be writing the rest.
         """
 
     @abstractmethod

@@ -127,7 +127,7 @@ class FakePartition(b.Partition):
     def executed(self, frame: int) -> bool:
         return self.executed_frames[frame] != 0
 
-    def contents_replaced(self, frame: int) -> None:
+    def contents_replaced(self, frame: int, offset: int = 0, size: int = PAGE) -> None:
         assert not any(self.memory.u8[frame * PAGE : frame * PAGE + PAGE])
 
     def close(self) -> None:

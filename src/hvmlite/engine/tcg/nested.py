@@ -1,7 +1,8 @@
 """Nested page tables (AMD64 APM volume 2, section 15.25) in machine memory.
 
 Entries start no-execute; the first fetch from a page faults and marks it, so that only pages that
-may hold translated code need care when they are written from outside.
+may hold translated code need care when they are written from outside.  Once nothing is translated
+any more, because all of a page was written through QEMU, the mark is taken back.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _SPAN = 512
 _NEVER_EXECUTE = 1 << 9
 """A software bit: the mapping itself forbids execution, whatever the guest fetches."""
 
+_PLACES = 8
+"""How many executable mappings of one frame are followed."""
 FETCH_AROUND = 16
 """Frames that one fetch fault makes executable: an exit costs more than a few writes through the
 slower path."""
@@ -35,9 +38,14 @@ class NestedTables:
 
     def __init__(self, memory: MachineMemory) -> None:
         self._memory = memory
-        # Per machine frame: whether this partition's CPUs may hold translated code of it.  Never
-        # cleared: the translation outlives the frame's use and even its contents.
+        # Per machine frame: whether this partition's CPUs may hold translated code of it.  Cleared
+        # by `forget_code` alone: a translation outlives the frame's use and even its contents.
         self.executed = bytearray(memory.frames)
+        # Frames that were: data that lay beside code, and is written again and again.
+        self._rewritten = bytearray(memory.frames)
+        # Where each executed frame is executable, None if it is in too many places to be followed;
+        # some of it may have changed since.
+        self._places: dict[int, tuple[int, ...] | None] = {}
         self._u64 = memory.u64
         self._pages: list[int] = []
         # Tables out of use: those that a CPU may still be reading, and those to be used again.
@@ -85,7 +93,12 @@ class NestedTables:
         if access & Access.EXECUTE and not execute:
             flags |= _NX
         if execute:
-            self.executed[frame : frame + count] = b"\1" * count
+            if self._places:
+                for i in range(count):
+                    self._mark(frame + i, gfn + i)
+            else:
+                self.executed[frame : frame + count] = b"\1" * count
+                self._places = {frame + i: (gfn + i,) for i in range(count)}
         while count:
             if not (gfn | frame) & (_SPAN - 1) and count >= _SPAN:
                 self._set_large(gfn, physical(frame) | flags | _LARGE)
@@ -157,6 +170,39 @@ class NestedTables:
         large = self._u64[upper * 512 + ((gfn >> 9) & 511)]
         return (large & ~_LARGE) + ((gfn & 511) << 12) if large & _PRESENT else 0
 
+    def _mark(self, frame: int, gfn: int) -> None:
+        self.executed[frame] = 1
+        places = self._places
+        known = places.get(frame, ())
+        if known is not None and gfn not in known:
+            if len(known) == _PLACES:
+                known = tuple(at for at in known if self._runs(at, frame))
+            places[frame] = (*known, gfn) if len(known) < _PLACES else None
+
+    def _runs(self, gfn: int, frame: int) -> bool:
+        """Whether a guest frame is mapped to that frame, executable."""
+        entry = self.entry(gfn)
+        return entry & (_PRESENT | _NX) == _PRESENT and frame_of(entry) == frame
+
+    def forget_code(self, frame: int) -> None:
+        """No CPU runs, and none holds translated code of the frame: the next fetch faults again.
+
+        Flush the TLBs before a CPU runs on.
+        """
+        places = self._places.get(frame, ())
+        if not self.executed[frame] or places is None:
+            return
+        try:
+            for gfn in places:
+                if self._runs(gfn, frame):
+                    self._u64[self._small(gfn) * 512 + (gfn & 511)] |= _NX
+        except MemoryError:
+            # No frame is left to split a large entry: the mark stays, which only costs time.
+            return
+        self._places.pop(frame, None)
+        self.executed[frame] = 0
+        self._rewritten[frame] = 1
+
     def make_executable(self, gfn: int) -> bool:
         """Answers a fetch fault; False if the mapping is absent or forbids execution."""
         entry = self.entry(gfn)
@@ -164,12 +210,13 @@ class NestedTables:
             return False
         first = gfn & ~(FETCH_AROUND - 1)
         index = self._small(gfn) * 512 + (first & 511)
-        executed = self.executed
-        for i in range(index, index + FETCH_AROUND):
-            entry = self._u64[i]
+        for i in range(FETCH_AROUND):
+            entry = self._u64[index + i]
             if entry & _PRESENT and not entry & _NEVER_EXECUTE:
-                executed[frame_of(entry)] = 1
-                self._u64[i] = entry & ~_NX
+                frame = frame_of(entry)
+                if first + i == gfn or not self._rewritten[frame]:
+                    self._u64[index + i] = entry & ~_NX
+                    self._mark(frame, first + i)
         return True
 
     def close(self) -> None:
@@ -180,3 +227,4 @@ class NestedTables:
         self._spare.clear()
         self._retired.clear()
         self._tables.clear()
+        self._places.clear()

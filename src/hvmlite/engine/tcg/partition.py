@@ -180,8 +180,19 @@ class TcgPartition(b.Partition):
                 if piece:
                     physical = L.physical(at >> PAGE_SHIFT) | at & (PAGE_SIZE - 1)
                     self._write_by_device(physical, piece)
+            if self._ready:
+                self._forget_code(-(-start // PAGE_SIZE), (start + size) >> PAGE_SHIFT)
         else:
             self.memory.u8[start : start + size] = data
+
+    def _forget_code(self, first: int, end: int) -> None:
+        """Frames that QEMU has just written whole, while no vCPU ran: nothing of what it had
+        translated there is left, and they are data again until they are executed."""
+        for frame in range(first, end):
+            self.nested.forget_code(frame)
+        if first < end:
+            for vcpu in self.vcpus:
+                vcpu.flush_next = True
 
     def _write_by_device(self, physical: int, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -193,11 +204,11 @@ class TcgPartition(b.Partition):
         """See `Partition.executed`."""
         return self.nested.executed[frame] != 0
 
-    def contents_replaced(self, frame: int) -> None:
+    def contents_replaced(self, frame: int, offset: int = 0, size: int = PAGE_SIZE) -> None:
         """See `Partition.contents_replaced`."""
         if self.nested.executed[frame]:
-            start = frame << PAGE_SHIFT
-            self.write(frame, 0, bytes(self.memory.u8[start : start + PAGE_SIZE]))
+            start = (frame << PAGE_SHIFT) + offset
+            self.write(frame, offset, bytes(self.memory.u8[start : start + size]))
 
     def want_doorbell(self, wanted: bool) -> None:
         """See `Partition.want_doorbell`."""

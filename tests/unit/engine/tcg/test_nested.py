@@ -254,6 +254,7 @@ STEPS = st.lists(
         ),
         st.tuples(st.just("unmap"), STARTS, COUNTS),
         st.tuples(st.just("fetch"), STARTS),
+        st.tuples(st.just("forget"), st.integers(256, 700)),
         st.tuples(st.just("flush")),
     ),
     max_size=12,
@@ -267,6 +268,7 @@ def test_against_a_dictionary(steps: list[tuple[str, ...]]) -> None:
     tables = NestedTables(memory)
     model: dict[int, tuple[Leaf, bool]] = {}
     executed: set[int] = set()
+    rewritten: set[int] = set()
     for kind, *rest in steps:
         if kind == "map":
             gfn, frame, count, access, execute = rest
@@ -284,6 +286,16 @@ def test_against_a_dictionary(steps: list[tuple[str, ...]]) -> None:
                 model.pop(gfn + i, None)
         elif kind == "flush":
             tables.flushed()
+        elif kind == "forget":
+            frame = rest[0]
+            was = frame in executed
+            tables.forget_code(frame)
+            if was and not tables.executed[frame]:
+                executed.discard(frame)
+                rewritten.add(frame)
+                for each, (leaf, may) in model.items():
+                    if leaf.frame == frame:
+                        model[each] = Leaf(frame, leaf.write, False), may
         else:
             gfn = rest[0]
             hit = model.get(gfn)
@@ -292,7 +304,7 @@ def test_against_a_dictionary(steps: list[tuple[str, ...]]) -> None:
                 first = gfn & ~(FETCH_AROUND - 1)
                 for each in range(first, first + FETCH_AROUND):
                     leaf, may = model.get(each, (None, False))
-                    if leaf is not None and may:
+                    if leaf is not None and may and (each == gfn or leaf.frame not in rewritten):
                         model[each] = Leaf(leaf.frame, leaf.write, True), True
                         executed.add(leaf.frame)
     for gfn in {*range(0, 2800, 3), *model, *range((1 << 18) - 600, (1 << 18) + 1100, 7)}:
@@ -304,6 +316,83 @@ def test_against_a_dictionary(steps: list[tuple[str, ...]]) -> None:
     tables.close()
     assert memory.free_frames == memory.frames - 0x100
     memory.close()
+
+
+def test_code_that_is_forgotten_must_be_fetched_again(
+    tables: NestedTables, memory: MachineMemory
+) -> None:
+    tables.map(0, 0x300, 32, RWX, execute=False)
+    assert tables.make_executable(3)
+    tables.forget_code(0x304)
+    assert not tables.executed[0x304]
+    assert walk(tables, memory, 4) == Leaf(0x304, True, False)
+    assert walk(tables, memory, 3) == Leaf(0x303, True, True)
+    # Data that lies beside code is not taken for code again, unless it is executed itself.
+    tables.forget_code(0x303)
+    assert tables.make_executable(3)
+    assert (tables.executed[0x303], tables.executed[0x304]) == (1, 0)
+    assert walk(tables, memory, 4) == Leaf(0x304, True, False)
+    assert tables.make_executable(4)
+    assert walk(tables, memory, 4) == Leaf(0x304, True, True)
+    # What was never executed has nothing to forget.
+    tables.forget_code(0x31F)
+    assert tables.make_executable(30)
+    assert tables.executed[0x31F]
+
+
+def test_code_is_forgotten_wherever_it_is_mapped(
+    tables: NestedTables, memory: MachineMemory
+) -> None:
+    for gfn in (0x10, 0x300, 0x1000):
+        tables.map(gfn, 0x321, 1, RWX, execute=gfn == 0x10)
+    assert tables.make_executable(0x300)
+    assert tables.make_executable(0x1000)
+    tables.map(0x300, 0x322, 1, RWX, execute=True)
+    tables.unmap(0x1000, 1)
+    tables.forget_code(0x321)
+    assert not tables.executed[0x321]
+    assert walk(tables, memory, 0x10) == Leaf(0x321, True, False)
+    assert walk(tables, memory, 0x300) == Leaf(0x322, True, True)
+    assert walk(tables, memory, 0x1000) is None
+
+
+def test_code_in_a_large_entry_is_forgotten_by_the_frame(
+    tables: NestedTables, memory: MachineMemory
+) -> None:
+    tables.map(512, 1024, 512, RWX, execute=True)
+    assert large(tables, memory, 512)
+    tables.forget_code(1024 + 7)
+    for i in range(512):
+        assert walk(tables, memory, 512 + i) == Leaf(1024 + i, True, i != 7)
+        assert bool(tables.executed[1024 + i]) is (i != 7)
+
+
+def test_a_large_entry_that_cannot_be_split_stays_executable(
+    tables: NestedTables, memory: MachineMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.map(512, 1024, 512, RWX, execute=True)
+
+    def full(*_: int) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "allocate", full)
+    tables.forget_code(1024)
+    assert tables.executed[1024]
+    assert walk(tables, memory, 512) == Leaf(1024, True, True)
+
+
+def test_a_frame_in_many_places_stays_code(tables: NestedTables, memory: MachineMemory) -> None:
+    """As long as more places are executable than are followed."""
+    for gfn in range(0, 20 * FETCH_AROUND, FETCH_AROUND):
+        tables.map(gfn, 0x321, 1, RWX, execute=False)
+        assert tables.make_executable(gfn)
+        if gfn < 10 * FETCH_AROUND:
+            tables.unmap(gfn, 1)
+    tables.forget_code(0x321)
+    places = range(10 * FETCH_AROUND, 20 * FETCH_AROUND, FETCH_AROUND)
+    found = [walk(tables, memory, gfn) for gfn in places]
+    assert bool(tables.executed[0x321]) is any(leaf and leaf.execute for leaf in found)
+    assert tables.executed[0x321]
 
 
 def test_the_constants_that_the_model_assumes() -> None:

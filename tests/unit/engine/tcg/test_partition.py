@@ -163,6 +163,37 @@ def test_no_vcpu_runs_while_code_is_written(machines: Callable[..., Machine]) ->
     assert isinstance(running.take_exit(), b.Kicked)
 
 
+def test_code_that_was_written_over_is_data_again(machines: Callable[..., Machine]) -> None:
+    """A whole page at least: of a part, translations of the rest are left."""
+    machine = machines(2)
+    frame = machine.place(0x5000, bytes(4 * PAGE_SIZE))
+    partition = machine.partition
+    partition.wait_ready()
+    assert partition.nested.make_executable(5)
+    for vcpu in partition.vcpus:
+        vcpu.flush_next = False
+    partition.write(frame, 1, bytes(PAGE_SIZE - 1))
+    assert partition.executed(frame)
+    assert not any(vcpu.flush_next for vcpu in partition.vcpus)
+    partition.write(frame, 0x800, bytes(2 * PAGE_SIZE))
+    assert [partition.executed(frame + i) for i in range(4)] == [True, False, True, True]
+    assert all(vcpu.flush_next for vcpu in partition.vcpus)
+    machine.dma.writes.clear()
+    partition.write(frame + 1, 0, bytes(PAGE_SIZE))
+    assert machine.dma.writes == []
+    # The guest executes it again.
+    assert partition.nested.make_executable(6)
+    partition.write(frame + 1, 5, b"code")
+    assert machine.dma.writes == [((frame + 1 << 12) + 5, b"code")]
+
+
+def test_what_was_replaced_of_a_page_is_told_to_qemu(machine: Machine) -> None:
+    frame = machine.place(0x5000, bytes(range(256)))
+    machine.partition.nested.executed[frame] = 1
+    machine.partition.contents_replaced(frame, 16, 4)
+    assert machine.dma.writes == [((frame << 12) + 16, bytes((16, 17, 18, 19)))]
+
+
 def test_the_last_byte_of_a_page_is_not_the_next(machine: Machine) -> None:
     frame = machine.place(0x5000, bytes(3 * PAGE_SIZE))
     machine.partition.nested.executed[frame] = machine.partition.nested.executed[frame + 2] = 1
