@@ -2,7 +2,8 @@
 
 One thread runs the loop and owns everything below it; other threads reach it through `call_soon`.
 While a guest runs the loop spins for a moment, since the next exit is mostly near, then sleeps
-until a doorbell, a timer or a file descriptor wakes it.
+until a doorbell, a timer or a file descriptor wakes it.  A guest that exits all the time keeps it
+from sleeping, not from looking at file descriptors now and then.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SPIN_NS = 30_000
 """How long the loop goes on without news before it sleeps: less than waking up costs, and longer
 than a guest takes that makes one hypercall after the other."""
+POLL_NS = 200_000
+"""How long file descriptors wait at most while guests give the loop no rest."""
 _LONGEST_SLEEP_NS = 1_000_000_000
 _LAST_DOMID = DOMID_FIRST_RESERVED - 1
 
@@ -189,6 +192,7 @@ class Host:
     def _loop(self) -> None:
         timers, now, soon = self.timers, self.clock.now, self._soon
         quiet_since = now()
+        poll_at = quiet_since + POLL_NS
         while not self._stop:
             news = False
             # The list only grows while we go through it, and is rebuilt when a vCPU leaves.
@@ -208,9 +212,13 @@ class Host:
                 news |= timers.run(moment)
             if news:
                 quiet_since = moment
+                if moment > poll_at:
+                    self._serve_files(self._epoll.poll(0))
+                    poll_at = moment + POLL_NS
             elif moment - quiet_since > SPIN_NS or not self._running:
                 self._sleep()
                 quiet_since = now()
+                poll_at = quiet_since + POLL_NS
 
     def _serve(self, vcpu: Vcpu) -> bool:
         """Handles an exit; returns whether the vCPU runs on."""
@@ -249,13 +257,16 @@ class Host:
         self._asleep = False
         for partition in partitions:
             partition.want_doorbell(False)
+        self._serve_files(events)
+        if not events:
+            self._bury_dead_engines()
+
+    def _serve_files(self, events: list[tuple[int, int]]) -> None:
         for fd, mask in events:
             if mask & ~select.EPOLLOUT and (reader := self._readers.get(fd)):
                 reader()
             if mask & ~select.EPOLLIN and (writer := self._writers.get(fd)):
                 writer()
-        if not events:
-            self._bury_dead_engines()
 
     def close(self) -> None:
         """Destroys all domains and frees the machine."""

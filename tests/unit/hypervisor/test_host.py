@@ -462,6 +462,29 @@ def test_a_guest_that_runs_does_not_keep_the_host_busy(rig: Rig) -> None:
     assert not rig.partition.wanted
 
 
+def test_a_guest_that_exits_all_the_time_does_not_keep_files_waiting(
+    rig: Rig, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    engine = rig.engine(0)
+    engine.on_start = lambda: engine.exits.append(b.PortIo(0x80, 1, True))
+    ours, theirs = pair
+    seen: list[bytes] = []
+
+    def read() -> None:
+        seen.append(ours.recv(10))
+        if len(seen) == 3:
+            rig.host.stop()
+        else:
+            after(rig.host, 1, lambda: theirs.send(b"more"))
+
+    rig.host.add_reader(ours.fileno(), read)
+    theirs.send(b"first")
+    rig.start()
+    run(rig.host)
+    assert seen == [b"first", b"more", b"more"]
+    assert rig.partition.slept == 0
+
+
 def test_a_vcpu_that_waits_leaves_the_loop(rig: Rig) -> None:
     rig.start()
     rig.engine(0).exit(b.Halt())
