@@ -203,11 +203,14 @@ class EngineVcpu(ABC):
         """Lets the guest run until its next exit; returns at once."""
 
     def start_spinning(self) -> None:
-        """As `start`, for a caller that spins first and calls `Partition.want_doorbell` after.
+        """As `start`, for a caller that spins and then calls `Partition.want_doorbell` or `nudge`.
 
         The run may begin only then, if the engine's CPU went to sleep just now.
         """
         self.start()
+
+    def nudge(self) -> None:  # noqa: B027 (an engine whose every start is seen has nothing to do)
+        """Has a run that was begun by `start_spinning` really begin."""
 
     @abstractmethod
     def exited(self) -> bool:

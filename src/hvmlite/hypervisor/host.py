@@ -213,6 +213,9 @@ class Host:
             if news:
                 quiet_since = moment
                 if moment > poll_at:
+                    # One vCPU's exits must not keep another's start from being seen.
+                    for vcpu in self._running:
+                        vcpu.engine.nudge()
                     self._serve_files(self._epoll.poll(0))
                     poll_at = moment + POLL_NS
             elif moment - quiet_since > SPIN_NS or not self._running:

@@ -364,7 +364,12 @@ class TcgVcpu(b.EngineVcpu):
         atomics.exchange32(self._state_address + L.BELL - L.STATE, wanted)
         # The exchange was the barrier that `start_spinning` did without: now one of the two, the
         # stub or we, has seen the other's word.
-        if wanted and self._u32[self._asleep] and self._u32[self._state]:
+        if wanted:
+            self.nudge()
+
+    def nudge(self) -> None:
+        """See `EngineVcpu.nudge`."""
+        if self._u32[self._asleep] and self._u32[self._state]:
             self._partition.interrupt(self)
 
     # ---- exits ----------------------------------------------------------------------------------

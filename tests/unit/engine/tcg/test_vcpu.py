@@ -528,10 +528,12 @@ def test_a_stub_that_is_awake_needs_no_interrupt(machine: Machine) -> None:
     assert machine.field(machine.vcpu, L.STATE, 4) == L.CMD_RUN
 
 
-def test_a_stub_that_falls_asleep_over_a_start_is_woken_before_the_caller_sleeps(
-    machine: Machine,
-) -> None:
-    """It looked for a command before ours came, and we for its sleep before it told."""
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_a_stub_that_falls_asleep_over_a_start_is_woken(machine: Machine, sleeps: bool) -> None:
+    """It looked for a command before ours came, and we for its sleep before it told.
+
+    The caller then sleeps, or is kept awake by other vCPUs and nudges this one.
+    """
     vcpu = machine.vcpu
     machine.field(vcpu, L.ASLEEP, 4, 0)
     machine.guest = lambda vcpu: machine.exit(vcpu, L.EXIT_HLT)
@@ -539,9 +541,13 @@ def test_a_stub_that_falls_asleep_over_a_start_is_woken_before_the_caller_sleeps
     machine.field(vcpu, L.ASLEEP, 4, 1)
     assert not vcpu.spin()
     assert machine.dma.interrupts == []
-    machine.partition.want_doorbell(True)
+    if sleeps:
+        machine.partition.want_doorbell(True)
+    else:
+        vcpu.nudge()
     assert machine.dma.interrupts == [(0, L.KICK_VECTOR)]
     assert vcpu.spin()
+    vcpu.nudge()
     # A stub that sleeps because it has nothing to do is left alone.
     machine.partition.want_doorbell(False)
     machine.partition.want_doorbell(True)
