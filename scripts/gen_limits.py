@@ -267,7 +267,7 @@ def _hypervisor(index: int) -> tuple[str, str]:
     vcpu = cast(
         "Vcpu",
         SimpleNamespace(
-            engine=SimpleNamespace(get=lambda _name: 0), domain=SimpleNamespace(msr_devices=[])
+            engine=SimpleNamespace(get=lambda _name: 0), domain=SimpleNamespace(msr_devices={})
         ),
     )
     if index == MSR_EFER:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -60,6 +61,8 @@ class Host:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._readers[self._wake_read] = self._drain_wake
+        self._wake_lock = threading.Lock()
+        """Held to wake the loop, never on the way of an exit."""
         self._asleep = False
         self._stop = False
         self._closed = False
@@ -146,11 +149,10 @@ class Host:
             self._wake()
 
     def _wake(self) -> None:
-        if self._closed:
-            # The number may be another file's by now.
-            return
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"x")
+        # Once closed, the number may be another file's.
+        with self._wake_lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_write, b"x")
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -275,7 +277,8 @@ class Host:
         """Destroys all domains and frees the machine."""
         if self._closed:
             return
-        self._closed = True
+        with self._wake_lock:
+            self._closed = True
         for domain in list(self.domains.values()):
             domain.destroy()
         self._epoll.close()
