@@ -61,8 +61,8 @@ class Host:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._readers[self._wake_read] = self._drain_wake
-        self._wake_lock = threading.Lock()
-        """Held to wake the loop, never on the way of an exit."""
+        self._wake_lock = threading.RLock()
+        """Held to wake the loop, never on the way of an exit; a signal may come while it is held."""
         self._asleep = False
         self._stop = False
         self._closed = False
