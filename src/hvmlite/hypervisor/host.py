@@ -62,7 +62,7 @@ class Host:
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._readers[self._wake_read] = self._drain_wake
         self._wake_lock = threading.RLock()
-        """Held to wake the loop, never on the way of an exit; a signal may come while it is held."""
+        """Held to wake the loop, never for an exit; a signal handler may come upon its own."""
         self._asleep = False
         self._stop = False
         self._closed = False
