@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 # So that what is loaded at the first crash or odd instruction does not look like growth.
 import iced_x86  # noqa: F401
 
-import hvmlite.engine.disasm  # noqa: F401
+import hvmlite.engine.disasm
 import hvmlite.observe.crash  # noqa: F401
 from hvmlite.errors import EngineError
 from hvmlite.toolstack.config import DomainConfig
