@@ -30,6 +30,10 @@ DESCRIPTION = "Run Xen PVH guests anywhere: no Xen host, no root, no hardware vi
 
 DEVICE_OPTIONS: dict[str, tuple[str, str]] = {
     "disk": ("DISK", "attach a disk, as xl.cfg writes it: FILE,raw,xvda,rw (docs/disks.md)"),
+    "channel": (
+        "name=NAME,connection=pty|socket|file[,path=PATH][,log=FILE]",
+        "a further console, /dev/hvc1 and so on in Linux",
+    ),
 }
 """Options of `run` that attach PV devices: metavar and help; see toolstack/devices/spec.py."""
 
@@ -115,6 +119,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     # Also while there is no such option.
     run.set_defaults(devices=[])
+    add(
+        "--console",
+        metavar="connection=pty|socket|file[,path=PATH]",
+        help="connect the console to this instead of stdin and stdout",
+    )
+    add("--console-log", metavar="FILE", help="append the console's output to FILE as well")
     for option, (metavar, text) in DEVICE_OPTIONS.items():
         add(
             f"--{option}",

@@ -52,7 +52,12 @@ def make_config(options: argparse.Namespace) -> DomainConfig:
         xen_version=options.xen_version,
         timer_slack=int(options.timer_slack * 1_000_000),
         on_reboot="restart" if options.on_reboot == "restart" else "destroy",
+        console_log=Path(options.console_log) if options.console_log else None,
     )
+    if options.console:
+        from hvmlite.toolstack.devices.console import parse_console  # noqa: PLC0415
+
+        config.console = parse_console(options.console)
     if options.devices:
         from hvmlite.toolstack.devices.spec import parse_device  # noqa: PLC0415
 
@@ -93,12 +98,18 @@ def execute(options: argparse.Namespace) -> int:
             host.listen_xenstore(options.xenstore_socket)
         domain = host.create(config)
         output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
-        domain.console.add_sink(output.write)
+        ours = config.console is None
+        if ours:
+            domain.console.add_sink(output.write)
+        else:
+            complain(f"console: {domain.tty or config.console}")
         domain.on_end(session.over.set)
         domain.on_message = complain
         for device in config.devices:
             complain(f"attached: {device.describe()}")
-        with ConsoleInput(host, domain.console, sys.stdin, session.over.set) as keyboard:
+        with ConsoleInput(
+            host, domain.console, sys.stdin if ours else None, session.over.set
+        ) as keyboard:
             domain.start()
             in_time = session.over.wait(options.timeout)
             try:

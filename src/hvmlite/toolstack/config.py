@@ -10,6 +10,7 @@ from hvmlite.errors import UserError
 from hvmlite.records import field, record
 
 if TYPE_CHECKING:
+    from hvmlite.toolstack.devices.console import Connection
     from hvmlite.toolstack.devices.spec import DeviceSpec
 
 MIB = 1 << 20
@@ -51,6 +52,10 @@ class DomainConfig:
 
     `devices` are the PV devices that it starts with (toolstack/devices).
 
+    `console` connects the first console to a terminal, socket or file besides `Domain.console`;
+    `console_log` is a file that gets a copy of its output, behind what is there.  (Under Xen both
+    are xenconsoled's business.)
+
     Not of xl.cfg: `argo` lets the guest use Argo, `argo_mac_permissive` also with rings that every
     domain may send to; for real Xen both are on its own command line (argo=1,mac-permissive=1).
     """
@@ -80,6 +85,8 @@ class DomainConfig:
     argo_mac_permissive: bool = False
     timer_slack: int = 10_000_000
     devices: list[DeviceSpec] = field(default_factory=list)
+    console: Connection | None = None
+    console_log: Path | None = None
 
     def check(self) -> None:
         """Raises UserError for a value that cannot be."""

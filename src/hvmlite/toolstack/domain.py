@@ -23,6 +23,7 @@ from hvmlite.toolstack.lifecycle import Incarnation
 if TYPE_CHECKING:
     from hvmlite.hypervisor.control import Domain as Handle
     from hvmlite.observe.crash import CrashReport
+    from hvmlite.toolstack.devices.console import FirstConsole
     from hvmlite.toolstack.devices.manager import Devices
     from hvmlite.toolstack.devices.spec import DeviceSpec
     from hvmlite.toolstack.host import Host
@@ -71,7 +72,26 @@ class Domain:
         self.reboots = 0
         self.unknown_calls: dict[str, int] = {}
         self.exits = 0
-        self._adopt(plan)
+        self._first_console: FirstConsole | None = None
+        if plan.config.console is not None or plan.config.console_log is not None:
+            self._first_console = self._connect_console()
+        try:
+            self._adopt(plan)
+        except BaseException:
+            self._close_console()
+            raise
+
+    def _connect_console(self) -> FirstConsole:
+        from hvmlite.toolstack.devices.console import FirstConsole  # noqa: PLC0415
+
+        config = self.config
+        return FirstConsole(
+            self._host.loop, self.console, config.console, config.console_log, self._say
+        )
+
+    def _close_console(self) -> None:
+        if self._first_console is not None:
+            self._first_console.close()
 
     def _adopt(self, plan: BootPlan) -> None:
         """Builds an incarnation of the domain and takes it over."""
@@ -86,6 +106,8 @@ class Domain:
         )
         host.domains[self._now.domid] = self
         now = self._now
+        if self.tty:
+            host.store.write(f"/local/domain/{now.domid}/console/tty", self.tty)
         self.console.connect(
             lambda data: host.soon(lambda: now.console.feed(data)),
             lambda: now.console.input_room,
@@ -111,6 +133,11 @@ class Domain:
     def incarnation(self) -> Incarnation:
         """The present run of the domain (for tools; use it in the host's thread)."""
         return self._now
+
+    @property
+    def tty(self) -> str:
+        """The path of the first console's terminal, if it has one."""
+        return "" if self._first_console is None else self._first_console.tty
 
     def start(self) -> None:
         """Lets the guest run."""
@@ -255,6 +282,7 @@ class Domain:
     def _end(self) -> None:
         self._ended.set()
         self.console.close()
+        self._close_console()
         if self._on_end is not None:
             self._on_end()
 

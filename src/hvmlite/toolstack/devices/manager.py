@@ -55,7 +55,7 @@ class Devices:
     def attach(self, spec: DeviceSpec) -> Key:
         """Attaches a device to the domain, running or not; raises UserError."""
         kind, domid = spec.kind, self._domain.domid
-        devid = spec.devid if spec.devid >= 0 else self._free(kind)
+        devid = spec.devid if spec.devid >= 0 else self._free(kind, spec.first_devid)
         key = kind, devid
         if key in self._devices:
             raise UserError(f"domain {domid} has a {kind} {devid} already")
@@ -85,8 +85,7 @@ class Devices:
         spec.devid = devid
         return key
 
-    def _free(self, kind: str) -> int:
-        devid = 0
+    def _free(self, kind: str, devid: int) -> int:
         while (kind, devid) in self._devices:
             devid += 1
         return devid
@@ -142,3 +141,5 @@ def _write(
         **spec.frontend_nodes(devid),
     }.items():
         store.write(f"{frontend}/{name}", value, theirs)
+    for name, value in spec.readonly_nodes(devid).items():
+        store.write(f"{frontend}/{name}", value, ours)

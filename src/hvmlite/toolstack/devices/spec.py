@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, cast
 if TYPE_CHECKING:
     from hvmlite.backends.device import Backend, Device
 
-OPTIONS: dict[str, str] = {"disk": "hvmlite.toolstack.devices.disk"}
+OPTIONS: dict[str, str] = {
+    "disk": "hvmlite.toolstack.devices.disk",
+    "channel": "hvmlite.toolstack.devices.console",
+}
 """Options of `hvmlite run` that make devices, by the module that parses them (`parse(text)`)."""
 
 
@@ -23,10 +26,16 @@ class DeviceSpec(ABC):
 
     kind: ClassVar[str]
     """As in xenstore's paths: "vbd", "vif", "console", "9pfs"."""
+    first_devid: ClassVar[int] = 0
+    """The least number of its kind."""
     devid: int = -1
 
     def frontend_nodes(self, devid: int) -> Mapping[str, str]:
         """Nodes of the frontend besides backend, backend-id and state; the guest owns them."""
+        return {}
+
+    def readonly_nodes(self, devid: int) -> Mapping[str, str]:
+        """Nodes of the frontend that the guest may read but not change."""
         return {}
 
     @abstractmethod
