@@ -207,7 +207,8 @@ class Host:
                         self._running = [v for v in self._running if v.running]
             if soon:
                 news = True
-                while soon:
+                # What these put there waits for the next turn, or nobody else would get one.
+                for _ in range(len(soon)):
                     soon.popleft()()
             moment = now()
             if timers.next <= moment:
