@@ -34,6 +34,7 @@ DEVICE_OPTIONS: dict[str, tuple[str, str]] = {
         "name=NAME,connection=pty|socket|file[,path=PATH][,log=FILE]",
         "a further console, /dev/hvc1 and so on in Linux",
     ),
+    "p9": ("tag=TAG,path=FOLDER[,readonly]", "share a folder: mount -t 9p -o trans=xen TAG /mnt"),
 }
 """Options of `run` that attach PV devices: metavar and help; see toolstack/devices/spec.py."""
 

@@ -25,9 +25,11 @@ MAX_MSIZE = 1 << 19
 MAX_JOBS = 32
 """Requests that are off the rings and not answered, of one device."""
 _MAX_BYTES = 1 << 22
-"""Bytes of such requests and of answers that wait for room; beyond it requests stay on the rings."""
+"""Bytes that their messages may take; beyond it requests stay on the rings."""
 _AT_ONCE = 2
 """Threads that one device may keep busy: a share that hangs leaves some for others."""
+_AT_A_TIME = 64
+"""Requests that are begun before others get their turn."""
 
 
 class _Channel:
@@ -55,7 +57,6 @@ class P9Device(Backend):
         self._server: Server | None = None
         self._channels: list[_Channel] = []
         self._jobs = 0
-        self._bytes = 0
         self._busy = 0
         self._queue: deque[tuple[_Channel, Job, object]] = deque()
         self._limit = 0
@@ -83,7 +84,7 @@ class P9Device(Backend):
             max_fids=self._max_fids,
             max_open=self._max_open,
         )
-        self._jobs = self._bytes = 0
+        self._jobs = 0
         for channel in self._channels:
             self._take(channel)
 
@@ -106,19 +107,26 @@ class P9Device(Backend):
     def _event(self, channel: _Channel) -> None:
         sent = False
         while channel.unsent and channel.ring.put(channel.unsent[0]):
-            self._gone(channel.unsent.popleft())
+            channel.unsent.popleft()
+            self._jobs -= 1
             sent = True
         if sent:
             channel.port.notify()
-            for each in self._channels:
-                self._take(each)
-        else:
+        self._take_all()
+
+    def _take_all(self) -> None:
+        for channel in self._channels:
             self._take(channel)
 
     def _take(self, channel: _Channel) -> None:
         """Takes requests off a ring, as many as may be under way."""
         server = self._server
-        while server is not None and self._jobs < MAX_JOBS and self._bytes < _MAX_BYTES:
+        if server is None:
+            return
+        most = min(MAX_JOBS, max(_AT_ONCE, _MAX_BYTES // (server.msize or self._limit)))
+        for _ in range(_AT_A_TIME):
+            if self._jobs >= most:
+                return
             message = channel.ring.take(self._limit)
             if message is None:
                 return
@@ -127,10 +135,8 @@ class P9Device(Backend):
             except MalformedError as error:
                 raise DeviceError(f"a malformed request of type {message[4]}") from error
             self._jobs += 1
-            # The answer to a read is as long as a message may be.
-            self._bytes += self._limit
             self._carry_on(channel, job, job.step())
-            server = self._server
+        self.device.soon(lambda: self._take(channel))
 
     def _carry_on(self, channel: _Channel, job: Job, step: object) -> None:
         if isinstance(step, Job):
@@ -149,14 +155,14 @@ class P9Device(Backend):
         def done(result: object, error: BaseException | None) -> None:
             self._busy -= 1
             following = job.step(result, error)
-            if channel not in self._channels:
-                # Its frontend has gone.
-                if following is not None:
-                    job.cancel()
-            else:
+            if channel in self._channels:
                 self._carry_on(channel, job, following)
+            elif following is not None:
+                # Its frontend has gone.
+                job.cancel()
             while self._queue and self._busy < _AT_ONCE:
                 self._start(*self._queue.popleft())
+            self._take_all()
 
         self.device.work(step, done)
 
@@ -164,15 +170,7 @@ class P9Device(Backend):
         if channel.unsent or not channel.ring.put(job.answer):
             channel.unsent.append(job.answer)
         else:
-            self._gone(job.answer)
+            self._jobs -= 1
             channel.port.notify()
         for waiter in job.waiters:
             waiter()
-        if self._queue or self._jobs == MAX_JOBS - 1:
-            return
-        for each in self._channels:
-            self._take(each)
-
-    def _gone(self, _answer: bytes) -> None:
-        self._jobs -= 1
-        self._bytes -= self._limit

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 OPTIONS: dict[str, str] = {
     "disk": "hvmlite.toolstack.devices.disk",
     "channel": "hvmlite.toolstack.devices.console",
+    "p9": "hvmlite.toolstack.devices.p9",
 }
 """Options of `hvmlite run` that make devices, by the module that parses them (`parse(text)`)."""
 
