@@ -70,7 +70,7 @@ HEADERS = {
     "xenbus": ["io/xenbus.h", "io/protocols.h"],
     "xs_wire": ["io/xs_wire.h"],
 }
-MODULES_WITHOUT_HEADER = {"layout", "e820", "xenstore_state"}
+MODULES_WITHOUT_HEADER = {"layout", "e820", "p9", "xenstore_state"}
 
 # What 4.17's headers do not have yet, and since when Xen has it.
 INTERFACE_VERSION_4_17 = 0x00040E00
@@ -172,7 +172,7 @@ C_FIELDS: dict[tuple[str, str], str | None] = {
     ("buf_ioreq", "bits"): None,
 }
 X86_64_ONLY = {"cpu_user_regs", "vcpu_guest_context"}
-WITHOUT_HEADER = {"xen_9pfs_header"}
+WITHOUT_HEADER = {"xen_9pfs_header", "SECTOR_SIZE", "SECTORS_PER_PAGE"}
 
 PRELUDE = """
 #define __XEN_TOOLS__ 1
