@@ -207,7 +207,9 @@ class Device:
         """Maps granted pages one behind the other, for a ring; raises GrantError."""
         mappings: list[BackendMapping] = []
         try:
-            mappings += [self.control.map_grant(self.domain, ref) for ref in refs]
+            # One by one: what was mapped before a bad one has to be given up.
+            for ref in refs:
+                mappings.append(self.control.map_grant(self.domain, ref))
             window = Window(self.control.host.machine, [each.page.frame for each in mappings])
         except BaseException:
             for mapping in mappings:
