@@ -342,10 +342,13 @@ def walk(root: Node, start: Node, names: list[bytes]) -> tuple[list[Node], OSErr
 
 
 def _up(root: Node, node: Node) -> Node:
-    names = node.names[:-1]
     if not stat.S_ISDIR(node.status.st_mode):
         raise error(errno.ENOTDIR)
-    return find(root, names)
+    above = find(root, node.names[:-1])
+    if not stat.S_ISDIR(above.status.st_mode):
+        above.release()
+        raise error(errno.ESTALE)
+    return above
 
 
 def find(root: Node, names: tuple[bytes, ...]) -> Node:

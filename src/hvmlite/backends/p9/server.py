@@ -6,6 +6,7 @@ Sources: as abi/p9.py; what Linux's client expects of servers (fs/9p, net/9p).
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from hvmlite.abi import p9
 from hvmlite.abi.xen_9pfs import xen_9pfs_header
@@ -43,9 +44,7 @@ class Server(NameHandlers, ContentHandlers):
         else:
             values = decode(known.request, message[HEADER:])
             refusal = self._refusal(header.id, known.name, len(message))
-            handler: Handler = (
-                self._refuse(refusal) if refusal else getattr(self, f"_{known.name}")(*values)
-            )
+            handler = self._refuse(refusal) if refusal else self._handle(known.name, values)
             job = Job(self, header.id, header.tag, known.answer, handler)
         self._jobs[header.tag] = job
         return job
@@ -58,6 +57,11 @@ class Server(NameHandlers, ContentHandlers):
         if size > self.msize:
             return errno.EMSGSIZE
         return errno.EROFS if self.readonly and name in _WRITERS else 0
+
+    def _handle(self, name: str, values: list[int | bytes | list[bytes]]) -> Handler:
+        # Whatever a handler raises, at once too, is the job's.
+        handler: Callable[..., Handler] = getattr(self, f"_{name}")
+        return (yield from handler(*values))
 
     def _refuse(self, number: int) -> Handler:
         raise error(number)
