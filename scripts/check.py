@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "build" / "pytest.xml"
-LINTED = ("src", "tests", "scripts", "benchmarks")
+LINTED = ("src", "tests", "scripts", "benchmarks", "examples")
 
 
 @dataclass
