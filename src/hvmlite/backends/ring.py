@@ -69,6 +69,11 @@ class BackRing:
         self._u8[at : at + len(response)] = response
         self.rsp_prod = self.rsp_prod + 1 & _MASK32
 
+    @property
+    def unpushed(self) -> int:
+        """Responses that the frontend does not see yet."""
+        return self.rsp_prod - self._u32[_RSP_PROD] & _MASK32
+
     def push(self) -> bool:
         """Shows the responses to the frontend; returns whether it wants an event for them."""
         new = self.rsp_prod

@@ -41,6 +41,7 @@ from hvmlite.backends.ring import BackRing
 
 if TYPE_CHECKING:
     from hvmlite.backends.block.backend import BlockBackend
+    from hvmlite.hypervisor.clock import Timer
 
 MAX_INDIRECT_SEGMENTS = 256
 """Fewer than one page of segments holds."""
@@ -49,6 +50,13 @@ _WHOLE = [((0,) * n, (_LAST,) * n, SECTORS_PER_PAGE * n) for n in range(MAX_INDI
 """For requests of whole pages: all first_sect, all last_sect, the sum of sectors."""
 _TURNS = 8
 """How many times a ring is gone on with before the rest of the host gets its turn."""
+_PROBE = 64
+"""Of so many events of a frontend that has single requests, one is used to look for more."""
+_TOGETHER = 8
+"""Answers that a frontend gets although it puts further requests."""
+_POLL_NS = 20_000
+_QUIET_NS = 150_000
+"""Without a further request for so long, a frontend waits for answers."""
 
 
 class Queue:
@@ -78,15 +86,25 @@ class Queue:
         self._blocked = False
         self._soon = False
         self._live = True
+        self._vcpus = device.domain.vcpus
+        self._timers = device.control.host.timers
+        self._now = self._timers.now
+        self._poll: Timer | None = None
+        self._events = 0
+        self._gathering = False
+        self._gathered = 0
+        self._last_request = 0
         window = device.window(device.ring_refs(max_pages, where))
         self._ring = BackRing(window, REQUEST_SIZE[abi])
         port = device.read_int(f"{where}event-channel", 1, 0xFFFF_FFFF)
-        self._port = device.bind(port, self.serve)
+        self._port = device.bind(port, self._on_event)
 
     def close(self) -> None:
         """The frontend has gone: what is under way ends without an answer."""
         self._live = False
         self._drained = None
+        if self._poll is not None:
+            self._poll.cancel()
 
     def rotate(self) -> None:
         """Gives up pages that were not used for long, if nothing is under way."""
@@ -95,18 +113,41 @@ class Queue:
 
     # ---- the ring -------------------------------------------------------------------------------
 
+    def _on_event(self) -> None:
+        """The frontend has put requests into an empty ring.
+
+        One that has a single request under way is answered at once, before its vCPU goes on. One
+        that goes on to put more is let go on: its requests are gathered, and answered together.
+        """
+        self._events += 1
+        if self._gathering or not self._events % _PROBE:
+            self._gathered = 0
+            self._last_request = self._now()
+            self._poll_at(self._last_request)
+        else:
+            self.serve()
+
     def serve(self) -> None:
         """Takes what is in the ring and answers what was done at once."""
-        ring, taken = self._ring, self._taken
+        if self._poll is not None:
+            return
+        ring = self._ring
         for _ in range(_TURNS):
-            while taken and not self._blocked:
-                self._request(taken.popleft())
-            if ring.push():
-                self._port.notify()
+            self._do_taken()
+            self._push()
             if self._blocked or ring.idle():
                 return
-            taken += ring.take(ring.size)
+            self._taken += ring.take(ring.size)
         self._serve_soon()
+
+    def _do_taken(self) -> None:
+        taken = self._taken
+        while taken and not self._blocked:
+            self._request(taken.popleft())
+
+    def _push(self) -> None:
+        if self._ring.push():
+            self._port.notify()
 
     def _serve_soon(self) -> None:
         if not self._soon:
@@ -116,6 +157,34 @@ class Queue:
     def _go_on(self) -> None:
         self._soon = False
         self.serve()
+
+    def _poll_at(self, moment: int) -> None:
+        if self._poll is None:
+            self._poll = self._timers.at(moment, lambda: self._device.guarded(self._gather))
+
+    def _gather(self) -> None:
+        """Takes requests without asking for an event, for as long as more keep coming."""
+        self._poll = None
+        if not self._live:
+            return
+        ring, now = self._ring, self._now()
+        requests = ring.take(ring.size)
+        if requests:
+            self._gathered += len(requests)
+            self._last_request = now
+            self._taken += requests
+            self._do_taken()
+            if ring.unpushed >= _TOGETHER:
+                self._push()
+        elif now - self._last_request > _QUIET_NS or self._frontend_idle():
+            self._gathering = self._gathered > 1
+            self._push()
+            if self._blocked or ring.idle():
+                return
+        self._poll_at(now + _POLL_NS)
+
+    def _frontend_idle(self) -> bool:
+        return all(vcpu.blocked or not vcpu.up for vcpu in self._vcpus)
 
     def _respond(self, ident: int, operation: int, status: int) -> None:
         self._ring.respond(self._response(ident, operation, status))
