@@ -8,17 +8,14 @@ host's. Writes nothing but build/.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from hvmlite.testing.apt import Apt, FetchError, backports, host_suites, private_apt
 from hvmlite.testing.assets import (
     KERNELS,
     AssetMissingError,
@@ -43,128 +40,6 @@ WANTED_MODULES = re.compile(
 UNWANTED_MODULES = re.compile(r"\w+back|drm\w*|xen_acpi_processor|netxen\w*")
 WANTED_STAMP = "wanted"
 """Beside each kernel: what was wanted of its modules when it was fetched."""
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-APT_TIMEOUT = 600
-
-
-class FetchError(Exception):
-    """A kernel cannot be fetched; the message is for the user."""
-
-
-@dataclass(frozen=True)
-class Apt:
-    """One configuration of apt: the host's, or a private one in a folder of ours."""
-
-    config: Path | None = None
-
-    def run(self, *argv: str, cwd: Path | None = None) -> str:
-        """Run one apt command and return its output; FetchError carries its last error line."""
-        env = dict(os.environ, LC_ALL="C")
-        if self.config is not None:
-            env["APT_CONFIG"] = str(self.config)
-        command = list(argv)
-        if os.geteuid() == 0:
-            # apt would drop to a user of its own, who cannot write to our folder.
-            command[1:1] = ["-o", "APT::Sandbox::User=root"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=APT_TIMEOUT,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise FetchError(str(error)) from error
-        if done.returncode != 0:
-            reasons = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-            reason = reasons[-1] if reasons else f"exit status {done.returncode}"
-            raise FetchError(f"{' '.join(argv)}: {reason}")
-        return done.stdout
-
-
-@dataclass(frozen=True)
-class Suite:
-    """One suite with a main component among the host's sources."""
-
-    uri: str
-    name: str
-
-
-def host_suites() -> list[Suite]:
-    """Return this Debian release's own suites: the release, its updates and security fixes."""
-    codename = release_codename()
-    # Named in the sources by codename or by a class, of which "stable" is one.
-    own = re.compile(rf"({codename}|(old)*stable)(-updates|-security)?")
-    # What an update would fetch: known without lists, and without root.
-    uris = Apt().run("apt-get", "update", "--print-uris")
-    found = re.findall(r"^'(\S+/)dists/(\S+)/main/binary-amd64/Packages", uris, re.MULTILINE)
-    suites = [Suite(uri, name) for uri, name in dict.fromkeys(found) if own.fullmatch(name)]
-    if not suites:
-        raise FetchError(f"no source of {codename} is configured")
-    return suites
-
-
-def private_apt(folder: Path, suites: Sequence[Suite]) -> Apt:
-    """Return an apt with lists of its own for ``suites``, as far as they are to be had."""
-    for sub in ("state/lists/partial", "cache/archives/partial"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-    signed_by = f"Signed-By: {KEYRING}\n" if KEYRING.exists() else ""
-    sources = folder / "fetch.sources"
-    sources.write_text(
-        "\n".join(
-            f"Types: deb\nURIs: {suite.uri}\nSuites: {suite.name}\nComponents: main\n{signed_by}"
-            for suite in suites
-        )
-    )
-    # The host's proxy and time limits are kept, its hooks are not: they would touch its caches.
-    kept = [
-        line
-        for line in Apt().run("apt-config", "dump").splitlines()
-        if line.startswith("Acquire::") and not line.startswith("Acquire::IndexTargets")
-    ]
-    config = folder / "apt.conf"
-    config.write_text(
-        "\n".join(
-            [
-                'Dir::Etc::parts "/dev/null";',
-                'Dir::Etc::main "/dev/null";',
-                f'Dir::Etc::sourcelist "{sources}";',
-                'Dir::Etc::sourceparts "/dev/null";',
-                'Dir::Etc::preferencesparts "/dev/null";',
-                f'Dir::State "{folder}/state";',
-                'Dir::State::status "/var/lib/dpkg/status";',
-                f'Dir::Cache "{folder}/cache";',
-                'Acquire::Languages "none";',
-                *kept,
-                "",
-            ]
-        )
-    )
-    apt = Apt(config)
-    # One suite that cannot be had fails the update, yet another may hold what we look for.
-    try:
-        apt.run("apt-get", "update")
-    except FetchError as error:
-        print(f"setup: {error}", file=sys.stderr)
-    return apt
-
-
-def release_codename() -> str:
-    """Return this Debian release's codename."""
-    codename = platform.freedesktop_os_release().get("VERSION_CODENAME")
-    if not codename:
-        raise FetchError("/etc/os-release names no release")
-    return codename
-
-
-def backports(suites: Sequence[Suite]) -> list[Suite]:
-    """Return where the backports of this release would be, going by where the release is."""
-    name = f"{release_codename()}-backports"
-    return [Suite(suite.uri, name) for suite in suites if "-" not in suite.name]
 
 
 def download(apt: Apt, meta_package: str, folder: Path) -> Path:

@@ -192,6 +192,11 @@ class Command:
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="backslashreplace")
 
+    @property
+    def position(self) -> int:
+        """How much of `output` was read by `expect`."""
+        return self._read
+
     def write(self, data: bytes) -> None:
         """Writes to its stdin, a pipe."""
         assert self.process.stdin is not None
