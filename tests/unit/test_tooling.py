@@ -1,6 +1,6 @@
 """Proves what can be proved of scripts/ and benchmarks/ without a network or a guest.
 
-Covers: which apt sources and modules are chosen, how the demo judges a session, how runs are
+Covers: which modules are chosen, how the demo judges a session, how runs are
 measured, how check.py counts. Cannot see whether a fresh machine is set up well: CI runs that.
 """
 
@@ -38,38 +38,6 @@ fetch_kernels = load("scripts/fetch_kernels.py")
 
 
 # --- fetch_kernels ---------------------------------------------------------------------------
-
-URIS = """\
-'http://mirror.test/debian/dists/trixie/InRelease' a 0
-'http://mirror.test/debian/dists/trixie/main/binary-amd64/Packages.xz' b 0
-'http://mirror.test/debian/dists/trixie/main/binary-all/Packages.xz' c 0
-'http://mirror.test/sec/dists/stable-security/main/binary-amd64/Packages.xz' d 0
-'http://elsewhere.test/dists/nodistro/main/binary-amd64/Packages' e 0
-'http://elsewhere.test/dists/trixie/tools/binary-amd64/Packages' f 0
-"""
-
-
-@pytest.fixture
-def trixie(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_kernels, "release_codename", lambda: "trixie")
-
-
-def test_host_suites(trixie: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_kernels.Apt, "run", lambda *_: URIS)
-    suites = fetch_kernels.host_suites()
-    assert [(suite.uri, suite.name) for suite in suites] == [
-        ("http://mirror.test/debian/", "trixie"),
-        ("http://mirror.test/sec/", "stable-security"),
-    ]
-    assert fetch_kernels.backports(suites) == [
-        fetch_kernels.Suite("http://mirror.test/debian/", "trixie-backports")
-    ]
-
-
-def test_no_suite_of_this_release(trixie: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_kernels.Apt, "run", lambda *_: "")
-    with pytest.raises(fetch_kernels.FetchError, match="no source of trixie is configured"):
-        fetch_kernels.host_suites()
 
 
 def test_wanted_modules_bring_their_dependencies(tmp_path: Path) -> None:
