@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fetch_kernels import Apt, FetchError, host_suites, private_apt
-
+from hvmlite.testing.apt import Apt, FetchError, host_suites, private_apt
 from hvmlite.testing.assets import XEN_TOOLS, AssetMissingError, assets_dir, xen_tool
 
 
