@@ -19,6 +19,8 @@ from .command import Command, Finished
 BOOT_LIMIT = 180.0
 """Seconds from the start to a login prompt: a good boot takes 20, but the machine may be busy."""
 SHUTDOWN_LIMIT = 120.0
+INTERFACE = "enX0"
+"""What udev calls the first PV network interface."""
 
 
 def rootfs_or_skip() -> Rootfs:
@@ -105,11 +107,14 @@ class DebianGuest:
 
 def network_address(guest: DebianGuest) -> tuple[str, str]:
     """Waits until the guest has its address by DHCP; returns it and that of its gateway."""
-    guest.run(
-        "for i in $(seq 120); do ip -4 route show default | grep -q via && break; sleep 0.5; done"
+    tests = f"ip -4 route show default dev {INTERFACE} | grep -q via"
+    status, _ = guest.attempt(
+        f"for i in $(seq 120); do {tests} && break; sleep 0.5; done; {tests}", 90
     )
-    found = re.search(r"inet (\S+)/\d+ .*scope global", guest.run("ip -4 address show dev eth0"))
-    assert found, guest.run("ip address; journalctl -b -u 'ifup@*' -u networking --no-pager")
-    gateway = re.search(r"default via (\S+)", guest.run("ip -4 route show default"))
+    assert status == 0, guest.run("ip address; journalctl -b -u 'ifup@*' -u networking --no-pager")
+    address = guest.run(f"ip -4 address show dev {INTERFACE} scope global")
+    found = re.search(r"inet ([\d.]+)/\d+", address)
+    gateway = re.search(r"default via ([\d.]+)", guest.run("ip -4 route show default"))
+    assert found, address
     assert gateway
     return found[1], gateway[1]

@@ -53,7 +53,7 @@ _FILES = {
     "etc/hostname": "debian\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost ip6-localhost\n",
     "etc/network/interfaces": (
-        "auto lo\niface lo inet loopback\nallow-hotplug eth0\niface eth0 inet dhcp\n"
+        "auto lo\niface lo inet loopback\nallow-hotplug enX0\niface enX0 inet dhcp\n"
     ),
     "etc/apt/sources.list": "",
     # An empty one would make systemd think of a first boot, and enable every unit there is.
