@@ -134,6 +134,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
             dest="devices",
             help=text,
         )
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="say on stderr how far reading and unpacking have come (default: on a terminal)",
+    )
     add("--verbose", action="store_true", help="say on stderr what happened behind the console")
 
 

@@ -91,12 +91,18 @@ def execute(options: argparse.Namespace) -> int:
     # QEMU takes as long to start as Python takes to load the rest: both at once.
     engine = EarlyEngine(open_engine(options.engine), boot_memory(config), config.all_vcpus)
     with quiet_collector():
+        from hvmlite.cli.progress import watcher  # noqa: PLC0415
         from hvmlite.cli.terminal import ConsoleInput, ConsoleOutput  # noqa: PLC0415
         from hvmlite.toolstack.host import Host  # noqa: PLC0415
     with Host(engine=engine, xen_version=config.xen_version) as host:
         if options.xenstore_socket is not None:
             host.listen_xenstore(options.xenstore_socket)
-        domain = host.create(config)
+        progress = watcher(options.progress)
+        try:
+            domain = host.create(config, progress)
+        finally:
+            if progress is not None:
+                progress.clear()
         output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
         ours = config.console is None
         if ours:

@@ -21,6 +21,7 @@ from hvmlite.toolstack import layout
 from hvmlite.toolstack.config import TSC_MODES, DomainConfig
 from hvmlite.toolstack.hardware import LapicDevice, attach_mtrr
 from hvmlite.toolstack.kernel import KernelImage
+from hvmlite.toolstack.progress import STEP, Progress, in_steps
 from hvmlite.toolstack.start_info import Module, build_start_info, start_info_size
 
 _CODE = Segment(0, 0, 0xFFFF_FFFF, 0xC9B)
@@ -45,10 +46,10 @@ class Payload:
     """
 
     path: Path
-    data: bytes
+    data: bytes | bytearray
 
     @classmethod
-    def read(cls, path: Path, what: str, limit: int) -> Payload:
+    def read(cls, path: Path, what: str, limit: int, progress: Progress | None = None) -> Payload:
         """Reads a file of up to `limit` bytes; raises UserError."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -57,7 +58,15 @@ class Payload:
                 if not stat.S_ISREG(status.st_mode):
                     raise UserError(f"{what} {path} is not a regular file")
                 # A file of /proc has no size until it is read.
-                data = b"" if status.st_size > limit else file.read(limit + 1)
+                data: bytes | bytearray = b""
+                if status.st_size <= STEP:
+                    data = file.read(limit + 1)
+                elif status.st_size <= limit:
+                    data = bytearray(status.st_size)
+                    view = memoryview(data)
+                    for start, end in in_steps(f"reading {what} {path}", len(data), progress):
+                        if file.readinto(view[start:end]) != end - start:
+                            raise UserError(f"{what} {path} became shorter while it was read")
         except OSError as error:
             raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
         if max(len(data), status.st_size) > limit:
@@ -76,15 +85,20 @@ class BootPlan:
     payloads: list[Payload]
     placement: layout.BootPlacement
     memory_map: list[layout.E820Entry]
+    progress: Progress | None = None
 
     @classmethod
-    def make(cls, config: DomainConfig, image: KernelImage) -> BootPlan:
+    def make(
+        cls, config: DomainConfig, image: KernelImage, progress: Progress | None = None
+    ) -> BootPlan:
         """Places kernel, start info and modules; raises UserError where something cannot be."""
         config.check()
         layout.check_kernel(image.lowest_address, image.highest_address, config.memory)
         files = [*([config.ramdisk] if config.ramdisk else []), *config.modules]
         payloads = [
-            Payload.read(path, "ramdisk" if path is config.ramdisk else "module", config.memory)
+            Payload.read(
+                path, "ramdisk" if path is config.ramdisk else "module", config.memory, progress
+            )
             for path in files
         ]
         memory_map = layout.e820(config.memory, config.acpi)
@@ -92,7 +106,7 @@ class BootPlan:
         placement = layout.place_boot_data(
             image.highest_address, size, [len(each.data) for each in payloads], config.memory
         )
-        return cls(config, image, payloads, placement, memory_map)
+        return cls(config, image, payloads, placement, memory_map, progress)
 
     @property
     def machine_memory(self) -> int:
@@ -144,7 +158,10 @@ def _fill(control: Control, domain: Domain, plan: BootPlan) -> None:
             control.write_memory(domain, address, blob)
     modules = []
     for payload, address in zip(plan.payloads, plan.placement.modules, strict=True):
-        control.write_memory(domain, address, payload.data)
+        view = memoryview(payload.data)
+        what = f"copying {payload.path}"
+        for start, end in in_steps(what, len(view), plan.progress):
+            control.write_memory(domain, address + start, view[start:end])
         modules.append(Module(address, len(payload.data)))
     start_info = plan.placement.start_info
     block = build_start_info(start_info, config.cmdline, modules, plan.memory_map, rsdp)

@@ -23,6 +23,7 @@ from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
     from hvmlite.backends.workers import Workers
+    from hvmlite.toolstack.progress import Progress
     from hvmlite.xenstore.client import StoreClient
     from hvmlite.xenstore.socket import SocketServer
 
@@ -160,14 +161,14 @@ class Host:
 
         self.call(listen)
 
-    def create(self, config: DomainConfig) -> Domain:
-        """Builds a domain, ready for `Domain.start`.
+    def create(self, config: DomainConfig, progress: Progress | None = None) -> Domain:
+        """Builds a domain, ready for `Domain.start`; `progress` hears of what takes long.
 
         Raises UserError (KernelError and others) for what cannot be built.
         """
         config.check()
-        with load_kernel(config.kernel) as image:
-            plan = BootPlan.make(config, image)
+        with load_kernel(config.kernel, progress) as image:
+            plan = BootPlan.make(config, image, progress)
             free = self._hypervisor.machine.free_frames << PAGE_SHIFT
             full = UserError(
                 f"{config.title} takes {-(-plan.machine_memory >> 20)} MiB of memory in all, "

@@ -276,12 +276,14 @@ def decompress(
     *,
     check_start: Callable[[bytes], None],
     expected_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> bytearray:
     """Decompress `length` bytes from byte `offset` of `source` into one buffer.
 
     `check_start` gets the first bytes and raises KernelError if they promise no kernel, so that
     the rest is not produced. Raises KernelError if the data is corrupt or cut short, if it yields
-    other than `expected_size` bytes, or more than MAX_DECOMPRESSED_SIZE.
+    other than `expected_size` bytes, or more than MAX_DECOMPRESSED_SIZE.  `progress(done, all)`
+    hears how many bytes there are, if it is known how many there will be.
     """
     limit = MAX_DECOMPRESSED_SIZE if expected_size is None else expected_size
     if limit > MAX_DECOMPRESSED_SIZE:
@@ -292,6 +294,8 @@ def decompress(
     for piece in codec.decode(_Range(source, offset, length)):
         checked = len(output) >= START_SIZE
         output += piece
+        if progress is not None and expected_size:
+            progress(min(len(output), expected_size), expected_size)
         if not checked and len(output) >= START_SIZE:
             check_start(bytes(output[:START_SIZE]))
         if len(output) > limit:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Self
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 from hvmlite.records import field, record
 from hvmlite.toolstack.kernel import bzimage, decompress
@@ -22,6 +23,9 @@ from hvmlite.toolstack.kernel.source import (
     open_file,
     printable,
 )
+
+if TYPE_CHECKING:
+    from hvmlite.toolstack.progress import Progress
 
 _PIECE_SIZE = 64 << 10
 _ZEROS = bytes(_PIECE_SIZE)
@@ -167,12 +171,13 @@ class Inspection:
         return f"{self.format} ({self.compression})" if self.compression else f"{self.format}"
 
 
-def load_kernel(path: str | os.PathLike[str]) -> KernelImage:
+def load_kernel(path: str | os.PathLike[str], progress: Progress | None = None) -> KernelImage:
     """Open a kernel and check everything about it that does not depend on the guest.
 
-    Raises KernelError, one line with the file's name and the reason.
+    `progress` hears of its unpacking. Raises KernelError, one line with the file's name and the
+    reason.
     """
-    found = inspect_kernel(path)
+    found = inspect_kernel(path, progress)
     elf, source, entry = found.elf, found.source, found.notes.phys32_entry
     if found.reasons or elf is None or entry is None:
         source.close()
@@ -201,7 +206,7 @@ def load_kernel(path: str | os.PathLike[str]) -> KernelImage:
     )
 
 
-def inspect_kernel(path: str | os.PathLike[str]) -> Inspection:
+def inspect_kernel(path: str | os.PathLike[str], progress: Progress | None = None) -> Inspection:
     """Read all that a kernel declares and collect every reason why it cannot boot.
 
     Raises KernelError only if the file itself cannot be read. The caller closes `source`.
@@ -210,7 +215,7 @@ def inspect_kernel(path: str | os.PathLike[str]) -> Inspection:
     source = open_file(path, name)
     found = Inspection(name, source.size, source)
     try:
-        _unpack(found)
+        _unpack(found, progress)
         if found.source is not source:
             source.close()
         found.elf_size = found.source.size
@@ -226,7 +231,7 @@ def inspect_kernel(path: str | os.PathLike[str]) -> Inspection:
     return found
 
 
-def _unpack(found: Inspection) -> None:
+def _unpack(found: Inspection, progress: Progress | None) -> None:
     """Replace `found.source`, unless it is an ELF file, by the ELF file inside it."""
     source = found.source
     start = source.read(0, min(START_SIZE, source.size))
@@ -248,8 +253,17 @@ def _unpack(found: Inspection) -> None:
     if expected_size is not None and codec.name != "gzip":
         length -= 4
     found.compression = codec.name
+    tell = None
+    if progress is not None:
+        tell = partial(progress, f"unpacking {found.name}")
     data = decompress.decompress(
-        codec, source, offset, length, check_start=_check_start, expected_size=expected_size
+        codec,
+        source,
+        offset,
+        length,
+        check_start=_check_start,
+        expected_size=expected_size,
+        progress=tell,
     )
     found.format = found.format or "elf"
     found.source = BufferSource(data)
