@@ -34,6 +34,7 @@ SPIN_NS = 30_000
 than a guest takes that makes one hypercall after the other."""
 POLL_NS = 200_000
 """How long file descriptors wait at most while guests give the loop no rest."""
+_FD_SETSIZE = 1024
 _LONGEST_SLEEP_NS = 1_000_000_000
 _LAST_DOMID = DOMID_FIRST_RESERVED - 1
 
@@ -58,6 +59,8 @@ class Host:
         self._writers: dict[int, Callable[[], None]] = {}
         self._epoll = select.epoll()
         self._epoll_fds = (self._epoll.fileno(),)
+        # A process with that many files open cannot select: its sleep may be 1 ms too long then.
+        self._selectable = self._epoll.fileno() < _FD_SETSIZE
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._readers[self._wake_read] = self._drain_wake
@@ -258,7 +261,10 @@ class Host:
             timeout = max(wait, 0)
         # epoll counts in milliseconds, which is a guest's whole tick; select in microseconds.
         if timeout:
-            select.select(self._epoll_fds, (), (), timeout / 1e9)
+            if self._selectable:
+                select.select(self._epoll_fds, (), (), timeout / 1e9)
+            else:
+                self._epoll.poll(timeout / 1e9)
         events = self._epoll.poll(0)
         self._asleep = False
         for partition in partitions:

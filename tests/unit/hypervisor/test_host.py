@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import threading
@@ -93,6 +94,37 @@ def test_timers_run_at_their_time(host: Host) -> None:
     run(host)
     assert 5 * MS <= seen[0] < seen[1]
     assert seen[1] >= 20 * MS
+
+
+def test_a_host_in_a_process_with_many_files_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 1200:
+        pytest.skip("not that many files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        made = Host(ScriptedEngine(), MIB)
+        made.timers.at(made.clock.now() + 5_000_000, made.stop)
+        made.run()
+        made.close()
+    finally:
+        for fd in fds:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_one_that_calls_itself_leaves_others_their_turn(host: Host) -> None:
+    calls = 0
+
+    def again() -> None:
+        nonlocal calls
+        calls += 1
+        host.call_soon(again)
+
+    host.call_soon(again)
+    host.timers.at(host.clock.now() + 2_000_000, host.stop)
+    host.run()
+    assert calls > 1
 
 
 def test_an_idle_loop_sleeps(host: Host) -> None:
