@@ -19,6 +19,7 @@ import pytest
 
 from hvmlite import DomainConfig
 from hvmlite.testing import assets
+from hvmlite.toolstack.devices.console import ChannelSpec, Connection
 from hvmlite.toolstack.devices.p9 import P9Spec
 
 from .guests import QUIET, Shell, shell_ramdisk
@@ -202,3 +203,32 @@ def test_detach_and_attach(guest: Shell, folders: tuple[Path, Path]) -> None:
         assert guest.domain.detach(kind, devid, 20)
         guest.run(f"while [ -e /sys/bus/xen/devices/9pfs-{devid} ]; do sleep 0.05; done")
         assert guest.call(lambda: len(guest.domain.incarnation.domain.grants.pins)) == grants
+
+
+@pytest.mark.slow
+def test_a_hundred_times(guest: Shell, folders: tuple[Path, Path]) -> None:
+    """A folder and a channel come and go; nothing of theirs stays."""
+    domain, store = guest.domain.incarnation.domain, guest.host.store
+    there = "/sys/bus/xen/devices"
+
+    def held() -> tuple[int, int, int, list[str]]:
+        return (
+            *(len(domain.grants.pins), len(domain.evtchn._backends)),
+            *(len(os.listdir("/proc/self/fd")), store.check()),
+        )
+
+    before = None
+    guest.run("mkdir -p /many")
+    for i in range(100):
+        folder = guest.domain.attach(P9Spec(f"many{i}", folders[1]))
+        channel = guest.domain.attach(ChannelSpec(Connection("pty"), "many"))
+        guest.run(
+            f"until {MOUNT} many{i} /many 2>&-; do sleep 0.02; done; cat /many/file; umount /many"
+        )
+        guest.run(f"until [ -e {there}/console-{channel[1]}/driver ]; do sleep 0.02; done")
+        for kind, devid in (folder, channel):
+            assert guest.domain.detach(kind, devid, 20)
+            guest.run(f"while [ -e {there}/{kind}-{devid} ]; do sleep 0.02; done")
+        if i == 2:
+            before = guest.call(held)
+    assert guest.call(held) == before
