@@ -32,7 +32,7 @@ FORMATS = {
 }
 """What `format` may be, and QEMU's name for it."""
 _READONLY = {"r": True, "ro": True, "w": False, "rw": False, "": False}
-_REMOTE = re.compile(r"(nbd|nbd\+unix|https?|ftps?|ssh|iscsi)://.+")
+_REMOTE = re.compile(r"(nbd|nbd\+unix|https?|ftps?)://.+")
 _PREFIX = re.compile(r"([a-z][a-z0-9]*):(?![a-z0-9]*://|//)")
 _IGNORED_PREFIXES = ("tapdisk", "tap", "tap2", "aio", "ioemu", "file", "phy")
 _FORMAT_PREFIXES = ("raw", "qcow", "qcow2", "vhd")
@@ -125,7 +125,16 @@ class DiskSpec(DeviceSpec):
             from hvmlite.backends.block.raw import RawImage  # noqa: PLC0415
 
             return RawImage(self.path, device.workers, readonly=self.readonly)
-        raise UserError("later")
+        from hvmlite.backends.block.storage_daemon import open_image  # noqa: PLC0415
+
+        return open_image(
+            self.target if self.remote else self.path,
+            FORMATS[self.format],
+            device.control.host,
+            readonly=self.readonly,
+            remote=self.remote,
+            snapshot=self.snapshot,
+        )
 
     def describe(self) -> str:
         """See `DeviceSpec.describe`."""
