@@ -51,9 +51,14 @@ class BlockBackend(Backend):
         self._timers: list[Timer] = []
         self._told: dict[int, int] = {}
 
+    @property
+    def discards(self) -> bool:
+        """Whether the frontend may discard."""
+        return self.spec.discard and self.image.discards and not self.spec.readonly
+
     def offer(self) -> Mapping[str, str | int]:
         """See `Backend.offer`."""
-        discard = int(self.spec.discard and self.image.discards and not self.spec.readonly)
+        discard = int(self.discards)
         nodes: dict[str, str | int] = {
             "feature-max-indirect-segments": MAX_INDIRECT_SEGMENTS,
             "multi-queue-max-queues": min(len(self.device.domain.vcpus), MAX_QUEUES),

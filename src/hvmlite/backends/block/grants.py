@@ -37,10 +37,10 @@ class Pages:
         self.frames = frames
         self.own = own
 
-    def stored(self) -> None:
-        """Data was written into the pages, of which the guest executes some."""
-        for mapping in self._mappings:
-            mapping.stored()
+    def stored(self, first: Sequence[int], last: Sequence[int]) -> None:
+        """Sectors `first` to `last` of each were written, and the guest executes some of them."""
+        for mapping, start, end in zip(self._mappings, first, last, strict=True):
+            mapping.stored(start * SECTOR_SIZE, (end + 1 - start) * SECTOR_SIZE)
 
     def put(self, data: memoryview, first: Sequence[int], last: Sequence[int]) -> None:
         """Writes data into pages that may hold code, into the sectors `first` to `last` of each."""

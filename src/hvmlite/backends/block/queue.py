@@ -262,11 +262,17 @@ class Queue:
                 self._read_apart(ident, sector, pages, first, last, size)
                 return
             elif not self._image.read_now(views, offset, size):
-                done = self._answer(ident, operation, sector, pages, read=True)
-                self._start(Operation.READ, offset, size, views, done)
+                answer = self._answer(ident, operation, sector, pages)
+
+                def read(error: OSError | None) -> None:
+                    if error is None and any(map(self._executed, pages.frames)):
+                        pages.stored(first, last)
+                    answer(error)
+
+                self._start(Operation.READ, offset, size, views, read)
                 return
             elif any(map(self._executed, pages.frames)):
-                pages.stored()
+                pages.stored(first, last)
         except OSError as error:
             self._backend.image_failed(sector, error)
             self._respond(ident, operation, BLKIF_RSP_ERROR)
@@ -293,6 +299,15 @@ class Queue:
 
         answer = self._answer(ident, BLKIF_OP_READ, sector, pages)
         offset = sector * SECTOR_SIZE
+        try:
+            if self._image.read_now([buffer], offset, size):
+                pages.put(memoryview(buffer), first, last)
+                self._respond(ident, BLKIF_OP_READ, BLKIF_RSP_OKAY)
+                self._pages.release(pages.own)
+                return
+        except OSError as error:
+            answer(error)
+            return
         self._start(Operation.READ, offset, size, [buffer], done)
 
     def _with_flush(
@@ -332,9 +347,9 @@ class Queue:
 
     def _discard(self, ident: int, sector: int, sectors: int, *, secure: bool) -> None:
         backend = self._backend
-        if secure or not self._image.discards:
+        if secure or not backend.discards:
             self._respond(ident, BLKIF_OP_DISCARD, BLKIF_RSP_EOPNOTSUPP)
-        elif sector + sectors > backend.sectors or backend.spec.readonly or not sectors:
+        elif sector + sectors > backend.sectors or not sectors:
             self._respond(ident, BLKIF_OP_DISCARD, BLKIF_RSP_ERROR)
         else:
             done = self._answer(ident, BLKIF_OP_DISCARD, sector, None)
@@ -364,14 +379,12 @@ class Queue:
         self._image.start(Job(operation, offset, size, views, finish))
 
     def _answer(
-        self, ident: int, operation: int, sector: int, pages: Pages | None, *, read: bool = False
+        self, ident: int, operation: int, sector: int, pages: Pages | None
     ) -> Callable[[OSError | None], None]:
         """What answers a request when its work is done."""
 
         def answer(error: OSError | None) -> None:
             if pages is not None:
-                if read and any(map(self._executed, pages.frames)):
-                    pages.stored()
                 self._pages.release(pages.own)
             if error is not None:
                 self._backend.image_failed(sector, error)

@@ -50,9 +50,9 @@ class BackendMapping:
         """
         return not self.readonly and self._table.in_place(self.page.frame)
 
-    def stored(self) -> None:
-        """The page was written directly; the guest may have begun to execute it meanwhile."""
-        self._table.stored(self.page.frame)
+    def stored(self, offset: int = 0, size: int = PAGE_SIZE) -> None:
+        """These bytes were written directly; the guest may execute the page since."""
+        self._table.stored(self.page.frame, offset, size)
 
     def close(self) -> None:
         """Ends the mapping; safe to call twice."""

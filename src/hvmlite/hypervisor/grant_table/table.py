@@ -391,10 +391,10 @@ class GrantTable:
         """Whether a page of this domain holds no code, so that it may be written directly."""
         return self.dead or not self.domain.partition.executed(frame)
 
-    def stored(self, frame: int) -> None:
-        """A page of this domain was written directly."""
+    def stored(self, frame: int, offset: int = 0, size: int = PAGE_SIZE) -> None:
+        """Bytes of a page of this domain were written directly."""
         if not self.dead and self.domain.partition.executed(frame):
-            self.domain.partition.contents_replaced(frame)
+            self.domain.partition.contents_replaced(frame, offset, size)
 
     # ---- for backends in this process -----------------------------------------------------------
 
