@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 PAYLOAD = random.Random(1).randbytes(8 << 20)
 """What the installed package carries: through the network once, through the disk three times."""
+EXPECTED_ERRORS = re.compile(
+    # A PVH guest on Xen has no I/O APIC, PCI bus or SCI either.
+    r"ACPI: No IOAPIC entries present|PCI: Fatal: No config space access function found"
+    r"|ACPI: OSL: SCI \(ACPI GSI 9\) not registered"
+    # docs/limits.md: no machine check banks.
+    r"|mce: Unable to init MCE device"
+    # Of the programs themselves: a lease without end; a file that Debian's installer would write.
+    r"|Timeout too large reducing to|pam_env\(.*/etc/default/locale"
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +86,8 @@ def test_no_trouble_in_the_logs(rootfs: Rootfs, tmp_path: Path) -> None:
         network_address(guest)
         assert guest.run("systemctl is-system-running --wait") == "running\n"
         assert guest.run("systemctl --failed --no-legend --no-pager") == ""
-        assert guest.run("journalctl -b -p err -q --no-pager -o cat") == ""
+        errors = guest.run("journalctl -b -p err -q --no-pager -o cat").splitlines()
+        assert [line for line in errors if not EXPECTED_ERRORS.match(line)] == []
         assert guest.run(
             "cat /sys/devices/system/clocksource/clocksource0/current_clocksource"
         ) == ("xen\n")
