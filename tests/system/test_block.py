@@ -1,0 +1,167 @@
+"""Proves PV disks with Debian's own driver: file systems that hold after a clean end, discard, resize,
+read-only, attaching and detaching in a running guest without anything left, errors of the image, and
+data through each format.
+
+Cannot see speed (benchmarks/block.py) nor a host that dies (test_block_crash.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hvmlite.toolstack.devices.disk import parse
+
+from .block_tools import DiskShell, disk_ramdisk
+from .guests import Shell
+
+ROUNDS = 10
+MANY_ROUNDS = 100
+MIB = 1 << 20
+Boot = Callable[..., DiskShell]
+
+
+@pytest.fixture(scope="session")
+def disk_cpio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("disk") / "initrd.cpio"
+    path.write_bytes(disk_ramdisk())
+    return path
+
+
+@pytest.fixture
+def boot(linux: Path, disk_cpio: Path) -> Iterator[Boot]:
+    guests: list[DiskShell] = []
+
+    def start(*disks: str) -> DiskShell:
+        guests.append(DiskShell(linux, disk_cpio, *disks))
+        return guests[-1]
+
+    yield start
+    for guest in guests:
+        guest.close()
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"needs {name}")
+    return found
+
+
+def blank(path: Path, size: int) -> Path:
+    path.write_bytes(b"")
+    os.truncate(path, size)
+    return path
+
+
+def fresh_ext4(path: Path, size: int) -> Path:
+    blank(path, size)
+    subprocess.run([tool("mkfs.ext4"), "-q", "-F", path], check=True)
+    return path
+
+
+def test_a_file_system(boot: Boot, tmp_path: Path) -> None:
+    image = fresh_ext4(tmp_path / "disk.img", 64 * MIB)
+    guest = boot(f"{image},raw,xvda,rw")
+    said = guest.run(
+        "mkdir /m && mount -t ext4 /dev/xvda /m && dd if=/dev/urandom of=/m/data bs=64k count=320 "
+        "2>/dev/null && cp /bin/busybox /m/ && /m/busybox md5sum /m/data && umount /m && "
+        "echo 3 >/proc/sys/vm/drop_caches && mount -t ext4 /dev/xvda /m && "
+        "/m/busybox md5sum /m/data /m/busybox /bin/busybox && umount /m"
+    )
+    sums = [line.split()[0] for line in said.splitlines()]
+    assert len(sums) == 4
+    assert sums[0] == sums[1]
+    assert sums[2] == sums[3]
+    guest.close()
+    subprocess.run([tool("e2fsck"), "-fn", image], check=True, capture_output=True)
+    assert guest.messages == []
+
+
+def test_what_the_guest_sees(boot: Boot, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", 32 * MIB)
+    image.write_bytes(b"\xff" * (32 * MIB))
+    iso = blank(tmp_path / "cd.iso", 2 * MIB)
+    guest = boot(f"{image},,xvda", f"{iso},,xvdb,ro")
+    seen = guest.run("cd /sys/block/xvda; cat size ro queue/write_cache; cd /")
+    assert seen.splitlines()[:3] == ["65536", "0", "write back"]
+    assert guest.run("cat /sys/block/xvdb/ro").strip() == "1"
+    status, _ = guest.attempt("dd if=/dev/zero of=/dev/xvdb bs=4k count=1 conv=fsync 2>/dev/null")
+    assert status != 0
+    guest.run("blkdiscard -o 1048576 -l 4194304 /dev/xvda")
+    data = image.read_bytes()
+    assert data == b"\xff" * MIB + bytes(4 * MIB) + b"\xff" * (27 * MIB)
+    # Somebody makes the file larger.
+    os.truncate(image, 48 * MIB)
+    guest.run("until [ $(cat /sys/block/xvda/size) = 98304 ]; do usleep 50000; done")
+    guest.run("dd if=/dev/zero of=/dev/xvda bs=1M seek=47 count=1 conv=fsync 2>/dev/null")
+    assert guest.messages == []
+
+
+class Holdings:
+    """What the devices of a guest hold, on both sides."""
+
+    def __init__(self, guest: Shell) -> None:
+        domain = guest.domain.incarnation.domain
+        self.grants = guest.call(lambda: len(domain.grants.pins))
+        self.ports = guest.call(lambda: len(domain.evtchn._backends))
+        self.fds = len(os.listdir("/proc/self/fd"))
+        store = guest.host.store
+        base = f"/local/domain/{guest.domain.id}/device/vbd"
+        there = f"/local/domain/0/backend/vbd/{guest.domain.id}"
+        self.nodes = guest.call(
+            lambda: [store.list(path) if store.exists(path) else [] for path in (base, there)]
+        )
+
+
+def attach_and_detach(guest: DiskShell, image: Path, rounds: int) -> None:
+    before = None
+    for i in range(rounds):
+        guest.domain.attach(parse(f"{image},,xvdb"))
+        guest.run(
+            "until [ -b /dev/xvdb ]; do usleep 10000; done; "
+            f"echo round {i} | dd of=/dev/xvdb bs=512 conv=sync,fsync seek={i} 2>/dev/null; "
+            "dd if=/dev/xvdb of=/dev/null bs=64k 2>/dev/null"
+        )
+        assert guest.domain.detach("vbd", 51728)
+        guest.run("until [ ! -b /dev/xvdb ]; do usleep 10000; done")
+        if i == 1:
+            before = vars(Holdings(guest))
+    assert vars(Holdings(guest)) == before
+    data = image.read_bytes()
+    for i in range(rounds):
+        assert data[i * 512 :].startswith(b"round %d\n" % i)
+
+
+def test_attach_and_detach(boot: Boot, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", MIB)
+    attach_and_detach(boot(), image, ROUNDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_attach_and_detach_many_times(boot: Boot, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", MIB)
+    attach_and_detach(boot(), image, MANY_ROUNDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("form", ["raw", "qcow2", "vhd", "vmdk"])
+def test_data(boot: Boot, tmp_path: Path, form: str) -> None:
+    """A stream that is another at each place, written and read back: 256 MiB; HVMLITE_DATA_MIB."""
+    size = int(os.environ.get("HVMLITE_DATA_MIB", "256"))
+    image = tmp_path / "disk.img"
+    driver = {"vhd": "vpc"}.get(form, form)
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", driver, image, f"{size}M"], check=True)
+    guest = boot(f"{image},{form},xvda")
+    wanted = guest.run(f"seq -w 1 {size << 16} | head -c {size << 20} | md5sum", 600).split()[0]
+    guest.run(f"seq -w 1 {size << 16} | head -c {size << 20} >/dev/xvda && sync", 600)
+    guest.run("echo 3 >/proc/sys/vm/drop_caches")
+    assert guest.run(f"head -c {size << 20} /dev/xvda | md5sum", 600).split()[0] == wanted
+    assert guest.messages == []
