@@ -65,6 +65,9 @@ class Backend(ABC):
         Nodes that it writes here are there before the state is Connected.
         """
 
+    def reconfigure(self) -> None:  # noqa: B027
+        """The frontend changed nodes while it is connected, and waits for us."""
+
     def disconnect(self) -> None:  # noqa: B027 (not every backend holds something)
         """The frontend goes: forgets rings and ports, which the device gives up afterwards.
 
@@ -123,6 +126,7 @@ class Device:
             _S.XenbusStateConnected: self._frontend_ready,
             _S.XenbusStateClosing: self._frontend_closing,
             _S.XenbusStateClosed: self._frontend_closed,
+            _S.XenbusStateReconfiguring: self._frontend_reconfiguring,
         }
 
     def start(self, backend: Backend) -> None:
@@ -324,11 +328,19 @@ class Device:
             self._set_state(_S.XenbusStateInitWait)
 
     def _frontend_ready(self) -> None:
+        if self.state is _S.XenbusStateReconfigured:
+            self._set_state(_S.XenbusStateConnected)
+            return
         if self.state is not _S.XenbusStateInitWait:
             return
         self._connected = True
         self.backend.connect()
         self._set_state(_S.XenbusStateConnected)
+
+    def _frontend_reconfiguring(self) -> None:
+        if self._connected:
+            self.backend.reconfigure()
+            self._set_state(_S.XenbusStateReconfigured)
 
     def _frontend_closing(self) -> None:
         self._leave(lambda: self._set_state(_S.XenbusStateClosing))

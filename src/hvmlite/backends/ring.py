@@ -61,6 +61,38 @@ class BackRing:
         self.req_cons = first + count & _MASK32
         return requests
 
+    def take_raw(self, limit: int) -> bytes:
+        """Takes up to `limit` requests off the ring, as one copy: an entry's size each."""
+        count = min(self.pending(), limit)
+        u8, size, first = self._u8, self._entry, self.req_cons & self._mask
+        self.req_cons = self.req_cons + count & _MASK32
+        start = _HEADER + first * size
+        if first + count <= self.size:
+            return bytes(u8[start : start + count * size])
+        rest = first + count - self.size
+        end = _HEADER + self.size * size
+        return bytes(u8[start:end]) + bytes(u8[_HEADER : _HEADER + rest * size])
+
+    def put_back(self, count: int) -> None:
+        """Leaves the last `count` requests that were taken, and not answered, on the ring."""
+        if count > self.req_cons - self.rsp_prod & _MASK32:
+            raise AssertionError("more requests put back than were taken")
+        self.req_cons = self.req_cons - count & _MASK32
+
+    def respond_raw(self, responses: bytes, count: int) -> None:
+        """Puts `count` responses on the ring, an entry's size each."""
+        if count > self.req_cons - self.rsp_prod & _MASK32:
+            raise AssertionError("responses without a request")
+        u8, size, first = self._u8, self._entry, self.rsp_prod & self._mask
+        self.rsp_prod = self.rsp_prod + count & _MASK32
+        start = _HEADER + first * size
+        if first + count <= self.size:
+            u8[start : start + count * size] = responses
+            return
+        here = (self.size - first) * size
+        u8[start : start + here] = responses[:here]
+        u8[_HEADER : _HEADER + len(responses) - here] = responses[here:]
+
     def respond(self, response: bytes) -> None:
         """Puts a response on the ring; the frontend sees it after `push`."""
         if self.rsp_prod == self.req_cons:
@@ -84,7 +116,11 @@ class BackRing:
 
     def idle(self) -> bool:
         """Asks for an event at the next request; False if there is one already."""
-        if self.pending():
+        return self.wait_for(1)
+
+    def wait_for(self, count: int) -> bool:
+        """Asks for an event once `count` requests wait; False if they do already."""
+        if self.pending() >= count:
             return False
-        self._window.exchange32(_REQ_EVENT, self.req_cons + 1 & _MASK32)
-        return not self.pending()
+        self._window.exchange32(_REQ_EVENT, self.req_cons + count & _MASK32)
+        return self.pending() < count

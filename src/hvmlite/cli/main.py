@@ -35,6 +35,7 @@ DEVICE_OPTIONS: dict[str, tuple[str, str]] = {
         "a further console, /dev/hvc1 and so on in Linux",
     ),
     "p9": ("tag=TAG,path=FOLDER[,readonly]", "share a folder: mount -t 9p -o trans=xen TAG /mnt"),
+    "vif": ("SPEC", "attach a network interface: key=value,... as xl has it, or type=user"),
 }
 """Options of `run` that attach PV devices: metavar and help; see toolstack/devices/spec.py."""
 

@@ -51,6 +51,11 @@ class Page:
         self.u32 = self.u8.cast("I")
         self.u64 = self.u8.cast("Q")
 
+    @property
+    def address(self) -> int:
+        """Where the page lies in this process, for `engine.atomics`."""
+        return self._base
+
     def read(self, offset: int, size: int) -> bytes:
         """A copy of `size` bytes from `offset`."""
         self._check(offset, size)

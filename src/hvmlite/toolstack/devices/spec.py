@@ -18,6 +18,7 @@ OPTIONS: dict[str, str] = {
     "disk": "hvmlite.toolstack.devices.disk",
     "channel": "hvmlite.toolstack.devices.console",
     "p9": "hvmlite.toolstack.devices.p9",
+    "vif": "hvmlite.toolstack.devices.vif",
 }
 """Options of `hvmlite run` that make devices, by the module that parses them (`parse(text)`)."""
 
