@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntFlag
+from types import MappingProxyType
 
 from hvmlite.engine.memory import PAGE_SIZE, MachineMemory
 from hvmlite.records import field, record
@@ -406,6 +407,8 @@ class Engine(ABC):
     """A way to run guests on this machine."""
 
     name: str
+    slow_features: Mapping[tuple[int, int], int] = MappingProxyType({})
+    """CPUID bits, by (leaf, register index 0 to 3), of what guests do better without here."""
 
     @abstractmethod
     def create(self, memory: MachineMemory, vcpus: int) -> Partition:

@@ -127,7 +127,11 @@ def build_domain(control: Control, plan: BootPlan) -> Domain:
             max_maptrack_frames=config.max_maptrack_frames,
             max_grant_version=config.max_grant_version,
         ),
-        cpuid=CpuidPolicy(lapic=config.lapic, x2apic=config.x2apic),
+        cpuid=CpuidPolicy(
+            lapic=config.lapic,
+            x2apic=config.x2apic,
+            clear=dict(control.host.engine.slow_features),
+        ),
         timer_slack=config.timer_slack,
     )
     try:

@@ -1,4 +1,4 @@
-"""An Ethernet frame on its way between a guest's rings and an endpoint, and what is left to do on it.
+"""An Ethernet frame between a guest's rings and an endpoint, and what is left to do on it.
 
 Facts: io/netif.h for what a guest may leave undone.
 """

@@ -52,9 +52,7 @@ class RateLimit:
     def _wait(self, missing: int) -> None:
         if self._timer is None:
             intervals = -(-missing // self._size)
-            self._timer = self._timers.at(
-                self._renewed + intervals * self._interval, self._expired
-            )
+            self._timer = self._timers.at(self._renewed + intervals * self._interval, self._expired)
 
     def _expired(self) -> None:
         self._timer = None

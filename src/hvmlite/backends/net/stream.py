@@ -225,11 +225,18 @@ class StreamEndpoint(Endpoint):
         self._stream = Stream(
             self._host,
             connection,
-            receive=lambda frames: self.receive(frames),
-            has_room=lambda: self.has_room(),
+            receive=self._pass_in,
+            has_room=self._go_on,
             ended=self._on_end,
             validated=self.validated,
         )
+
+    # The interface sets its own after the stream may have been made.
+    def _pass_in(self, frames: Sequence[Frame]) -> int:
+        return self.receive(frames)
+
+    def _go_on(self) -> None:
+        self.has_room()
 
     def _on_end(self, reason: str) -> None:
         self._stream = None

@@ -7,7 +7,9 @@ of it for users.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -34,6 +36,7 @@ _NANOSECONDS = {"us": 1000, "ms": 1000_000, "s": 1000_000_000}
 _DEFAULT_INTERVAL = "50", "ms"
 _LEAST_MTU, _MOST_MTU = 68, 65517
 _MOST_QUEUES = 8
+_SCRIPT_TIMEOUT = 10.0
 
 
 @dataclass
@@ -91,7 +94,6 @@ class VifSpec(DeviceSpec):
         for name, wanted, given in (
             ("path", kind == "socket", bool(self.path)),
             ("link or peer", kind == "domain", bool(self.link or self.peer)),
-            ("forward", False, False),
         ):
             if wanted and not given:
                 raise UserError(f"vif: type={kind} needs {name}=")
@@ -165,6 +167,52 @@ class VifSpec(DeviceSpec):
             options=options,
         )
 
+    def _tap(self, device: Device) -> Endpoint:
+        from hvmlite.backends.net.tap import Tap  # noqa: PLC0415
+
+        bridge = (self.bridge or _XL_BRIDGE) if self.type == "bridge" else ""
+        tap = Tap(device.control.host, name=self.vifname, bridge=bridge, mtu=self.mtu)
+        self.vifname = tap.name
+        if self.script:
+            environment = {
+                "vif": tap.name,
+                "type_if": "vif",
+                "XENBUS_PATH": device.backend_path.removeprefix("/local/domain/0/"),
+                "mac": self.mac,
+                "ip": self.ip,
+                **({"bridge": bridge} if bridge else {}),
+                **({"netdev": self.gatewaydev} if self.gatewaydev else {}),
+            }
+            try:
+                _run_script(self.script, "online", environment)
+            except UserError:
+                tap.close()
+                raise
+            script = self.script
+
+            def offline() -> None:
+                try:
+                    _run_script(script, "offline", environment)
+                except UserError as error:
+                    device.tell(str(error))
+
+            tap.before_close = offline
+        return tap
+
+    def _socket(self, device: Device) -> Endpoint:
+        from hvmlite.backends.net.unix import SocketEndpoint  # noqa: PLC0415
+
+        return SocketEndpoint(device.control.host, device.tell, self.path, server=self.server)
+
+    def _link(self, device: Device) -> Endpoint:
+        from hvmlite.backends.net.link import Port  # noqa: PLC0415
+
+        if self.link:
+            return Port(device.control.host, f"link {self.link}")
+        name = device.store.read(f"/local/domain/{device.domain.domid}/name") or b""
+        pair = sorted((name.decode(errors="replace"), self.peer))
+        return Port(device.control.host, f"peers {pair}")
+
     def describe(self) -> str:
         """See `DeviceSpec.describe`."""
         what = {
@@ -180,8 +228,31 @@ class VifSpec(DeviceSpec):
         return f"vif {self.devid}: {what}, {self.mac}{ports}"
 
 
+def _run_script(script: str, command: str, environment: Mapping[str, str]) -> None:
+    """Runs a hotplug script as xl does (its nodes are not to be had by xenstore-read)."""
+    try:
+        done = subprocess.run(
+            [script, command],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SCRIPT_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"vif: script {script} {command}: {error}") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        why = words[-1] if words else f"status {done.returncode}"
+        raise UserError(f"vif: script {script} {command} failed: {why}")
+
+
 _MAKERS: dict[str, Callable[[VifSpec, Device], Endpoint]] = {
     "user": VifSpec._user,
+    "tap": VifSpec._tap,
+    "bridge": VifSpec._tap,
+    "socket": VifSpec._socket,
+    "domain": VifSpec._link,
 }
 
 
