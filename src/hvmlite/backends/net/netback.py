@@ -294,6 +294,7 @@ class Netback(Backend):
                 continue
             ready = [frame] if guest.takes(frame) else finish(frame, guest)
             rx = self._choose(queues, frame, ready).rx
+            rx.hashed = bool(hashing.algorithm)
             if not rx.receive_all(ready):
                 return count
         return len(frames)
