@@ -44,7 +44,9 @@ MCAST = bytes.fromhex("01005e000001")
 class Rig:
     def __init__(self, host: Host, make: Make, **options: Any) -> None:
         self.end = Recorder(finished=options.pop("finished", False))
-        self.front = NetFront(host, make(memory=24 << 20), RecordedVif(endpoint=self.end, **options))
+        self.front = NetFront(
+            host, make(memory=24 << 20), RecordedVif(endpoint=self.end, **options)
+        )
 
     @property
     def sent(self) -> list[bytes]:

@@ -30,7 +30,11 @@ def test_sum(data: bytes) -> None:
 
 
 @given(
-    st.binary(max_size=200), st.sampled_from([4, 6]), st.booleans(), st.booleans(), st.integers(0, 9)
+    st.binary(max_size=200),
+    st.sampled_from([4, 6]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 9),
 )
 def test_checksums(data: bytes, version: int, vlan: bool, use_tcp: bool, padding: int) -> None:
     make = tcp if use_tcp else udp
