@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.abi import netif as n
 from hvmlite.backends.net.frame import ETH_HLEN
-from hvmlite.backends.net.headers import LONGEST, TCP, parse
+from hvmlite.backends.net.headers import TCP, parse
 from hvmlite.backends.ring import BackRing
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ def toeplitz(key: bytes, data: bytes) -> int:
 
 class HashSettings:
     """What a frontend has said about hashing."""
-
-    HEADERS = LONGEST
 
     def __init__(self) -> None:
         self.algorithm = n.XEN_NETIF_CTRL_HASH_ALGORITHM_NONE

@@ -65,6 +65,16 @@ def parse(head: bytes) -> Headers | None:
     return Headers(4 if kind == _IPV4 else 6, at, transport, protocol, end)
 
 
+def flow(head: bytes) -> bytes:
+    """What is the same for all frames of a flow: addresses and ports, as far as there are any."""
+    headers = parse(head)
+    if headers is not None:
+        first = headers.network + (12 if headers.version == 4 else 8)
+        last = first + (8 if headers.version == 4 else 32)
+        return head[first:last] + head[headers.transport : headers.transport + 4]
+    return head[:ETH_HLEN]
+
+
 def _ipv4(head: bytes, at: int) -> tuple[int, int] | None:
     if len(head) < at + 20 or head[at] >> 4 != 4:
         return None

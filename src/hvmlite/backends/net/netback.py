@@ -13,7 +13,8 @@ from zlib import crc32
 from hvmlite.backends.device import Backend, Device, DeviceError
 from hvmlite.backends.net.control import ControlRing, HashSettings
 from hvmlite.backends.net.endpoint import Endpoint
-from hvmlite.backends.net.frame import ETH_HLEN, Frame
+from hvmlite.backends.net.frame import Frame
+from hvmlite.backends.net.headers import LONGEST, flow
 from hvmlite.backends.net.offload import Offloads, finish
 from hvmlite.backends.net.rx import RxQueue
 from hvmlite.backends.net.tx import TxQueue
@@ -310,12 +311,12 @@ class Netback(Backend):
     def _choose(self, queues: list[_Queue], frame: Frame, ready: Sequence[Frame]) -> _Queue:
         hashing = self._hashing
         if hashing.algorithm:
-            flow = hashing.hash(frame.head(hashing.HEADERS))
+            hashed = hashing.hash(frame.head(LONGEST))
             for each in ready:
-                each.hash = flow
-            queue = hashing.queue(flow)
+                each.hash = hashed
+            queue = hashing.queue(hashed)
             return queues[queue if queue < len(queues) else 0]
         if len(queues) == 1:
             return queues[0]
-        # Frames of one flow stay in order: addresses and ports tell flows apart well enough.
-        return queues[crc32(frame.head(54)[ETH_HLEN + 12 :]) % len(queues)]
+        # Frames of one flow stay in order.
+        return queues[crc32(flow(frame.head(LONGEST))) % len(queues)]

@@ -206,13 +206,25 @@ def test_queues(rig: Rig, host: Host) -> None:
     for queue in (0, 1):
         front.send(ethernet(bytes([queue]) * 50), queue=queue)
         assert front.go(queue) == [(1, OKAY)]
-        front.post(60, queue)
+        front.post(120, queue)
     assert [data[14] for data in rig.sent] == [0, 1]
-    flows = [tcp(4, b"x", sequence=i)[:34] + bytes([0, i, 0, 80]) + bytes(30) for i in range(40)]
-    assert front.deliver(*[Frame([data], len(data)) for data in flows * 2]) == 80
-    found = [[data for data, _, _ in front.received(queue)] for queue in (0, 1)]
-    assert all(found)
-    assert not set(found[0]) & set(found[1])
+
+    def flow(version: int, port: int, sequence: int) -> bytes:
+        data = tcp(version, b"x", sequence=sequence)
+        at = 34 if version == 4 else 54
+        return data[:at] + port.to_bytes(2, "big") + data[at + 2 :]
+
+    for version in (4, 6):
+        sent = [flow(version, i % 20, i) for i in range(80)]
+        assert front.deliver(*[Frame([data], len(data)) for data in sent]) == 80
+        found = [[data for data, _, _ in front.received(queue)] for queue in (0, 1)]
+        assert sum(map(len, found)) == 80
+        at = 34 if version == 4 else 54
+        flows = [{data[at : at + 2] for data in each} for each in found]
+        assert all(flows)
+        assert not flows[0] & flows[1]
+        front.post(80, 0)
+        front.post(80, 1)
 
 
 def test_headroom_for_a_program(rig: Rig, front: NetFront) -> None:
