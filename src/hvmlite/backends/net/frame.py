@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hvmlite.abi.ring import XEN_PAGE_SHIFT
+
+PAGE_SIZE = 1 << XEN_PAGE_SHIFT
 Buffer = bytes | bytearray | memoryview
 
 ETH_HLEN = 14

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hvmlite.abi.netif import XEN_NETIF_GSO_TYPE_TCPV4
-from hvmlite.backends.net.frame import Frame
+from hvmlite.backends.net.frame import PAGE_SIZE, Frame
 from hvmlite.backends.net.headers import LONGEST, TCP, UDP, Headers, parse
-from hvmlite.engine.memory import PAGE_SIZE
 
 _FIN, _PSH, _CWR = 0x01, 0x08, 0x80
 MOST_SEGMENTS = 256

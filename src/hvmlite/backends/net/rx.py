@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from hvmlite.abi import netif as n
 from hvmlite.abi.layout import Abi
-from hvmlite.backends.net.frame import Frame
+from hvmlite.backends.net.frame import PAGE_SIZE, Frame
 from hvmlite.backends.ring import BackRing
-from hvmlite.engine.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.event_channel import BackendPort
