@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -59,8 +59,11 @@ def measure(
     marks: Mapping[str, bytes] | None = None,
     timeout_s: float = 120,
     expect: int = 0,
+    beside: Collection[int] = (),
 ) -> Run:
     """Run ``argv`` without input to its end, which is exit status ``expect``, and measure it.
+
+    ``beside`` are children of ours that run on, such as a server.
 
     Raises:
         BenchmarkError: it failed, ran out of time, left out a mark or left a process running.
@@ -94,7 +97,7 @@ def measure(
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        cpu = usage.ru_utime + usage.ru_stime + _reap_orphans(name)
+        cpu = usage.ru_utime + usage.ru_stime + _reap_orphans(name, beside)
         if process.returncode != expect:
             raise failure(f"ended with status {process.returncode}", output)
         if left_out := [mark for mark in marks or {} if mark not in seen]:
@@ -132,7 +135,15 @@ def _become_subreaper() -> None:
         raise BenchmarkError(f"prctl: {os.strerror(ctypes.get_errno())}")
 
 
-def _reap_orphans(name: str) -> float:
+def _children() -> set[int]:
+    return {
+        int(pid)
+        for children in Path("/proc/self/task").glob("*/children")
+        for pid in children.read_text().split()
+    }
+
+
+def _reap_orphans(name: str, beside: Collection[int]) -> float:
     """Return the CPU seconds of processes that ``name`` started and did not wait for."""
     cpu = 0.0
     deadline = time.perf_counter() + LINGER_S
@@ -143,6 +154,8 @@ def _reap_orphans(name: str) -> float:
             return cpu
         if pid:
             cpu += usage.ru_utime + usage.ru_stime
+        elif _children() <= set(beside):
+            return cpu
         elif time.perf_counter() > deadline:
             _kill_all()
             raise BenchmarkError(f"{name} left a process running")
@@ -153,9 +166,8 @@ def _reap_orphans(name: str) -> float:
 def _kill_all() -> None:
     """End and reap all our children: what we ran and, we being its reaper, what that left."""
     while True:
-        for children in Path("/proc/self/task").glob("*/children"):
-            for pid in children.read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)
         try:
             os.wait4(-1, 0)
         except ChildProcessError:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +80,8 @@ def make_ramdisk(path: Path, modules: Sequence[str], seconds: float, mtu: int) -
 
 
 @contextmanager
-def server() -> Iterator[None]:
-    """Run iperf3's server meanwhile."""
+def server() -> Iterator[int]:
+    """Run iperf3's server meanwhile; yield its process id."""
     process = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):
@@ -89,14 +89,14 @@ def server() -> Iterator[None]:
             if _LISTENING.search(Path("/proc/net/tcp6").read_text()):
                 break
             time.sleep(0.02)
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()
 
 
-def _rates(argv: Sequence[str | Path], timeout_s: float) -> Rates:
-    run = measure(argv, timeout_s=timeout_s)
+def _rates(argv: Sequence[str | Path], timeout_s: float, beside: Collection[int]) -> Rates:
+    run = measure(argv, timeout_s=timeout_s, beside=beside)
     found = {name.decode(): float(rate) for name, rate in _RATE.findall(run.output)}
     if set(found) != {"up", "down"} or not all(found.values()):
         raise BenchmarkError(f"no rates in {run.output[-400:]!r}")
@@ -107,13 +107,13 @@ def hvmlite(kernel: Path, initrd: Path, timeout_s: float) -> Rates:
     """Measure the project."""
     argv: list[str | Path] = [HVMLITE, "run", kernel, "--ramdisk", initrd, "--memory", MEMORY]
     argv += ["--cmdline", f"console=hvc0 {OPTIONS}", "--vif", "type=user"]
-    with server():
-        return _rates(argv, timeout_s)
+    with server() as iperf3:
+        return _rates(argv, timeout_s, [iperf3])
 
 
 def plain_qemu(kernel: Path, initrd: Path, timeout_s: float) -> Rates:
     """Measure the peer."""
-    with tempfile.TemporaryDirectory() as folder, server():
+    with tempfile.TemporaryDirectory() as folder, server() as iperf3:
         # passt gives up root, and its socket is made by who it is by then.
         Path(folder).chmod(0o777)
         path = Path(folder) / "passt"
@@ -129,7 +129,7 @@ def plain_qemu(kernel: Path, initrd: Path, timeout_s: float) -> Rates:
             argv += ["-append", f"console=ttyS0 {OPTIONS}"]
             argv += ["-netdev", f"stream,id=n0,server=off,addr.type=unix,addr.path={path}"]
             argv += ["-device", "virtio-net-pci,netdev=n0"]
-            return _rates(argv, timeout_s)
+            return _rates(argv, timeout_s, [iperf3, passt.pid])
         finally:
             passt.kill()
             passt.wait()
