@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from common import ROOT, BenchmarkError, Limit, Row, arguments, in_turn, report, row
@@ -46,6 +47,7 @@ with Host(64 << 20) as host:
 """
 
 Times = dict[str, float]
+Server = Callable[[Path], AbstractContextManager[Path]]
 
 
 def build_client(folder: Path) -> Path:
@@ -122,7 +124,7 @@ def main() -> int:
         folder = Path(scratch)
         client = build_client(folder)
 
-        def side(server, nodes: int) -> Times:
+        def side(server: Server, nodes: int) -> Times:
             with server(folder) as path:
                 return run(client, path, nodes, options.count)
 
@@ -130,8 +132,8 @@ def main() -> int:
             times = in_turn(
                 options.pairs,
                 {
-                    "hvmlite": lambda nodes=nodes: side(ours, nodes),
-                    "xenstored": lambda nodes=nodes: side(peer, nodes),
+                    "hvmlite": partial(side, ours, nodes),
+                    "xenstored": partial(side, peer, nodes),
                 },
             )
             found[nodes] = figures(nodes, times["hvmlite"], times["xenstored"])

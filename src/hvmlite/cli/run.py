@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import queue
 import signal
 import sys
 import threading
@@ -70,13 +71,26 @@ class _Session:
     """What the main thread waits for: the guest's end, the user's leaving, a signal, the time."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        # Unlike an Event's, its lock can be taken by a signal handler that came upon a wait.
+        self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.signal = 0
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """SIGINT, SIGTERM, SIGHUP: end the guest in good order."""
         self.signal = number
-        self.over.set()
+        self.end()
+
+    def end(self) -> None:
+        """Ends the run; may be called from any thread."""
+        self._over.put(None)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Waits for the end; False if the time is over first."""
+        try:
+            self._over.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -103,21 +117,21 @@ def execute(options: argparse.Namespace) -> int:
         finally:
             if progress is not None:
                 progress.clear()
-        output = ConsoleOutput(host, sys.stdout.fileno(), session.over.set)
+        output = ConsoleOutput(host, sys.stdout.fileno(), session.end)
         ours = config.console is None
         if ours:
             domain.console.add_sink(output.write)
         else:
             complain(f"console: {domain.tty or config.console}")
-        domain.on_end(session.over.set)
+        domain.on_end(session.end)
         domain.on_message = complain
         for device in config.devices:
             complain(f"attached: {device.describe()}")
         with ConsoleInput(
-            host, domain.console, sys.stdin if ours else None, session.over.set
+            host, domain.console, sys.stdin if ours else None, session.end
         ) as keyboard:
             domain.start()
-            in_time = session.over.wait(options.timeout)
+            in_time = session.wait(options.timeout)
             try:
                 outcome = domain.wait(0)
                 domain.destroy()

@@ -159,6 +159,10 @@ class CpuState:
     pat: int = 0x0007040600070406
 
 
+NO_NUDGE = 1 << 62
+"""What `EngineVcpu.nudge` answers where nothing is on its way."""
+
+
 class EngineVcpu(ABC):
     """One virtual CPU.  All methods but `kick` and `exited` need the vCPU to be stopped.
 
@@ -210,8 +214,13 @@ class EngineVcpu(ABC):
         """
         self.start()
 
-    def nudge(self) -> None:  # noqa: B027 (an engine whose every start is seen has nothing to do)
-        """Has a run that was begun by `start_spinning` really begin."""
+    def nudge(self) -> int:
+        """Has a run that was begun by `start_spinning`, or a kick, really come to the engine's CPU.
+
+        Whoever waits for the run's end calls it now and then.  Returns in how many nanoseconds the
+        next call is due, or NO_NUDGE.
+        """
+        return NO_NUDGE
 
     @abstractmethod
     def exited(self) -> bool:

@@ -160,6 +160,7 @@ class Control:
         target.engine.kick()
         deadline = time.monotonic() + _STOP_TIMEOUT
         while not target.engine.exited():
+            target.engine.nudge()
             if time.monotonic() > deadline:
                 domain.partition.check_alive()
                 break

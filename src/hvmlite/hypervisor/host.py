@@ -219,7 +219,7 @@ class Host:
             if news:
                 quiet_since = moment
                 if moment > poll_at:
-                    # One vCPU's exits must not keep another's start from being seen.
+                    # One vCPU's exits must not keep another's start or kick from being seen.
                     for vcpu in self._running:
                         vcpu.engine.nudge()
                     self._serve_files(self._epoll.poll(0))
@@ -258,6 +258,8 @@ class Host:
             wait = _LONGEST_SLEEP_NS
             if self.timers.next != NEVER:
                 wait = min(wait, self.timers.next - self.clock.now())
+            for vcpu in self._running:
+                wait = min(wait, vcpu.engine.nudge())
             timeout = max(wait, 0)
         # epoll counts in milliseconds, which is a guest's whole tick; select in microseconds.
         if timeout:

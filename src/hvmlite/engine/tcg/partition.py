@@ -155,6 +155,7 @@ class TcgPartition(b.Partition):
                 self.check_alive()
                 if time.monotonic() > deadline:
                     raise self.failed(f"vCPU {vcpu.index} of QEMU does not stop")
+                vcpu.nudge()
                 time.sleep(0.00005)
 
     def intercept_tsc(self) -> None:
@@ -235,10 +236,14 @@ class TcgPartition(b.Partition):
     def interrupt(self, vcpu: TcgVcpu) -> None:
         """Sends the kick interrupt to a vCPU's stub unless one is on its way."""
         if vcpu.mark_kicked():
-            try:
-                self._dma.interrupt(vcpu.index, L.KICK_VECTOR)
-            except EngineError as error:
-                raise self.failed(str(error)) from error
+            self.send_interrupt(vcpu)
+
+    def send_interrupt(self, vcpu: TcgVcpu) -> None:
+        """Sends the kick interrupt, also if one is on its way."""
+        try:
+            self._dma.interrupt(vcpu.index, L.KICK_VECTOR)
+        except EngineError as error:
+            raise self.failed(str(error)) from error
 
     def close(self) -> None:
         """See `Partition.close`."""

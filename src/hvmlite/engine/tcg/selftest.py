@@ -113,6 +113,7 @@ def check_kick(partition: TcgPartition) -> float:
         begin = time.perf_counter()
         vcpu.kick()
         while not vcpu.exited():
+            vcpu.nudge()
             if time.perf_counter() - begin > _TIMEOUT:
                 raise EngineError("a running guest cannot be kicked")
         if not isinstance(vcpu.take_exit(), b.Kicked):

@@ -34,6 +34,8 @@ _COMMAND_TIMEOUT = 10.0
 _VMCALL = b"\x0f\x01\xc1"
 _VMCALL_LENGTH = 3
 _UD = 6
+_FIRST_INTERRUPT = 32
+"""Vectors below are exceptions', which have rules of their own."""
 _IF = 1 << 9
 _SEGMENT = struct.Struct("<HHIQ")
 _CALL_REGISTERS = struct.Struct("<QQQ8xQ8xQ")
@@ -41,6 +43,9 @@ _CALL_REGISTERS = struct.Struct("<QQQ8xQ8xQ")
 _LONG_MODE_CODE = 0x0200_0000
 """CS.L where the access rights are the upper half of a word."""
 _TURNS = range(12)
+_PATIENCE = 2_000_000
+"""Nanoseconds until the interrupt of a kick is sent again, at first: many times what it takes."""
+_LONGEST_PATIENCE = 100_000_000
 _WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
 _SAVED_SEGMENTS = frozenset(("fs", "gs", "ldtr", "tr"))
 SPIN_LIMIT = 20000
@@ -80,7 +85,10 @@ class TcgVcpu(b.EngineVcpu):
         # Word indexes of what every exit touches.
         self._state = (mailbox + L.STATE) // 4
         self._state_address = memory.address + mailbox + L.STATE
+        self._kicked = (mailbox + L.KICKED) // 4
         self._kicked_address = memory.address + mailbox + L.KICKED
+        self._patience = _PATIENCE
+        self._remind_at = 0
         self._asleep = (mailbox + L.ASLEEP) // 4
         self._stop = (mailbox + L.STOP) // 4
         self._stop_address = memory.address + mailbox + L.STOP
@@ -209,6 +217,7 @@ class TcgVcpu(b.EngineVcpu):
                 deadline = deadline or now + _COMMAND_TIMEOUT
                 if now > deadline:
                     raise self._partition.failed(f"vCPU {self.index} of QEMU does not answer")
+                self.nudge()
                 time.sleep(0 if spins < 0x8000 else 0.0002)
 
     def command(self, command: int, *arguments: int) -> tuple[int, int, int, int]:
@@ -303,12 +312,14 @@ class TcgVcpu(b.EngineVcpu):
         u32, u64 = self._u32, self._u64
         shadow = u32[self._int_state] & 1
         ready = u64[self._rflags] & _IF and not shadow and not u64[self._inject] & L.EVENT_VALID
-        if ready and not self._window:
+        if ready and not (self._window and vector >= _FIRST_INTERRUPT):
             u32[self._intercept] &= ~L.INTERCEPT_VINTR
         else:
             u32[self._intercept] |= L.INTERCEPT_VINTR
             if ready:
-                u64[self._inject] = vector | L.EVENT_VALID
+                # As an exception: QEMU remembers the vector of an injected interrupt and may
+                # deliver it a second time when something else stops the CPU.
+                u64[self._inject] = vector | L.EVENT_EXCEPTION | L.EVENT_VALID
                 self._taken = True
         u32[self._int_vector] = vector
         u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
@@ -357,7 +368,11 @@ class TcgVcpu(b.EngineVcpu):
 
     def mark_kicked(self) -> bool:
         """Notes that an interrupt is on its way; False if one already is."""
-        return not atomics.exchange32(self._kicked_address, 1)
+        if atomics.exchange32(self._kicked_address, 1):
+            return False
+        self._patience = _PATIENCE
+        self._remind_at = time.monotonic_ns() + _PATIENCE
+        return True
 
     def set_bell(self, wanted: int) -> None:
         """Has the stub ring when it is done with what it is doing."""
@@ -367,10 +382,30 @@ class TcgVcpu(b.EngineVcpu):
         if wanted:
             self.nudge()
 
-    def nudge(self) -> None:
+    def nudge(self) -> int:
         """See `EngineVcpu.nudge`."""
-        if self._u32[self._asleep] and self._u32[self._state]:
+        u32 = self._u32
+        if not u32[self._state]:
+            return b.NO_NUDGE
+        if u32[self._kicked]:
+            return self._remind()
+        if u32[self._asleep]:
             self._partition.interrupt(self)
+            return self._patience
+        return b.NO_NUDGE
+
+    def _remind(self) -> int:
+        """Sends the interrupt of a kick again after a while: QEMU can lose one.
+
+        VMRUN and #VMEXIT change the CPU's word of pending interrupts without the lock that the main
+        loop holds when it sets a bit there.  The bit is set anew whenever the interrupt comes.
+        """
+        now = time.monotonic_ns()
+        if now >= self._remind_at:
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+            self._remind_at = now + self._patience
+            self._partition.send_interrupt(self)
+        return self._remind_at - now
 
     # ---- exits ----------------------------------------------------------------------------------
 

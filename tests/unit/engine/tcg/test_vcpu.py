@@ -7,6 +7,7 @@ The stub is played by the test. Cannot see whether QEMU fills a VMCB as is assum
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
@@ -459,7 +460,7 @@ def test_a_window_for_another_interrupt(machine: Machine) -> None:
     vcpu.set("rflags", 1 << 9 | 2)
 
     def guest(vcpu: TcgVcpu) -> None:
-        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 0xF3 | L.EVENT_VALID
+        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 0xF3 | L.EVENT_EXCEPTION | L.EVENT_VALID
         assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
         assert machine.vmcb(vcpu, L.INT_CONTROL, 4) & L.V_IRQ
         machine.exit(vcpu, L.EXIT_VINTR)
@@ -552,6 +553,39 @@ def test_a_stub_that_falls_asleep_over_a_start_is_woken(machine: Machine, sleeps
     machine.partition.want_doorbell(False)
     machine.partition.want_doorbell(True)
     assert machine.dma.interrupts == [(0, L.KICK_VECTOR)]
+
+
+def test_a_kick_that_qemu_lost_is_sent_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000_000
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    vcpu = machine.vcpu
+    machine.field(vcpu, L.ASLEEP, 4, 0)
+    machine.dma.stub = lambda cpu: None
+    vcpu.start()
+    assert vcpu.nudge() == b.NO_NUDGE
+    vcpu.kick()
+    kick = (0, L.KICK_VECTOR)
+    assert machine.dma.interrupts == [kick]
+    due = vcpu.nudge()
+    assert machine.dma.interrupts == [kick]
+    delays = []
+    for _ in range(8):
+        now += due
+        delays.append(due := vcpu.nudge())
+    assert machine.dma.interrupts == [kick] * 9
+    # Less and less often: it may only be that QEMU is slow.
+    assert delays == sorted(delays)
+    assert delays[-1] == 100_000_000
+    # The stub took it.
+    machine.field(vcpu, L.KICKED, 4, 0)
+    assert vcpu.nudge() == b.NO_NUDGE
+    vcpu.kick()
+    assert vcpu.nudge() == delays[0] // 2
+    # One that came too late for the run is no reason to hurry.
+    machine.exit(vcpu, L.EXIT_HLT)
+    assert vcpu.nudge() == b.NO_NUDGE
 
 
 def test_the_tlb_is_flushed_for_one_run(machine: Machine) -> None:
