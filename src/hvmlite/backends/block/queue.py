@@ -150,7 +150,8 @@ class Queue:
             self._port.notify()
 
     def _serve_soon(self) -> None:
-        if not self._soon:
+        # What was under way may end when the ring is gone.
+        if self._live and not self._soon:
             self._soon = True
             self._device.soon(self._go_on)
 
@@ -169,11 +170,12 @@ class Queue:
             return
         ring, now = self._ring, self._now()
         requests = ring.take(ring.size)
+        self._taken += requests
+        # Also those that were left behind a barrier, which may be over by now.
+        self._do_taken()
         if requests:
             self._gathered += len(requests)
             self._last_request = now
-            self._taken += requests
-            self._do_taken()
             if ring.unpushed >= _TOGETHER:
                 self._push()
         elif now - self._last_request > _QUIET_NS or self._frontend_idle():

@@ -545,3 +545,52 @@ def test_any_bytes(attach: Attach, image: Path, requests: list[bytes]) -> None:
 
 def test_limits_fit_each_other() -> None:
     assert queue.MAX_INDIRECT_SEGMENTS <= 4096 // 8
+
+
+# --- what went wrong once ------------------------------------------------------------------------
+
+
+def test_what_lies_behind_a_barrier_while_answers_are_gathered(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The barrier ends while its queue polls for more requests, and none comes any more."""
+    monkeypatch.setattr(queue, "_QUIET_NS", 300_000_000)
+    monkeypatch.setattr(queue.Queue, "_frontend_idle", lambda _queue: False)
+    disk = attach()
+    disk.connect()
+    _, refs = disk.pages(1)
+    block = backend_of(disk)._queues[0]
+    block._gathering = True
+    for ident, operation in enumerate((BARRIER, READ, READ)):
+        disk.put(disk.request(operation, ident, 0, [(refs[0], 0, 7)]))
+    disk.kick()
+    assert disk.answers(3) == {0: (BARRIER, OKAY), 1: (READ, OKAY), 2: (READ, OKAY)}
+
+
+def test_a_frontend_that_goes_in_the_middle_of_a_barrier(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    real = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        assert gate.wait(10)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    disk = attach()
+    disk.connect()
+    _, refs = disk.pages(1)
+    disk.ask(disk.request(WRITE, 0, 0, [(refs[0], 0, 7)]))
+    disk.put(disk.request(BARRIER, 1, 0, [(refs[0], 0, 7)]))
+    disk.put(disk.request(READ, 2, 0, [(refs[0], 0, 7)]))
+    disk.kick()
+    disk.front.state(CLOSING)
+    gate.set()
+    disk.front.wait(lambda: disk.front.backend_state() == CLOSING)
+    # Whatever was put off has been called by then.
+    for _ in range(3):
+        disk.host.call(lambda: None)
+    assert disk.messages == []
+    disk.connect()
+    assert disk.ask(disk.request(READ, 3, 0, [(refs[0], 0, 7)])) == {3: (READ, OKAY)}
