@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from hvmlite.abi.layout import Abi
 from hvmlite.abi.xenbus import XEN_IO_PROTO_ABI_X86_32, XEN_IO_PROTO_ABI_X86_64, XenbusState
-from hvmlite.errors import HvmliteError
+from hvmlite.errors import EngineError, HvmliteError
 from hvmlite.hypervisor.call import XenError
 from hvmlite.hypervisor.grant_table import BackendMapping, GrantError
 from hvmlite.hypervisor.memory import GuestAccessError, Window
@@ -260,11 +260,23 @@ class Device:
         return bound
 
     def guarded(self, function: Callable[[], None]) -> None:
-        """Calls a function; what the frontend did wrong on the way cuts the device off."""
+        """Calls a function; what the frontend did wrong on the way cuts the device off.
+
+        So does a bug of ours: the guest's other devices and all other guests go on.
+        """
         try:
             function()
         except _FRONTEND_ERRORS as error:
             self.fail(str(error))
+        except EngineError:
+            # The guest's end, not the device's.
+            raise
+        except Exception as error:
+            self._bug(error)
+            self.fail(f"internal error: {type(error).__name__}: {error}")
+
+    def _bug(self, error: Exception) -> None:
+        self.control.host.report_bug(error)
 
     def soon(self, function: Callable[[], None]) -> None:
         """Has a function called by the loop, unless the frontend has gone by then.  Any thread."""
@@ -383,7 +395,10 @@ class Device:
             for port in self._ports:
                 port.close()
             self._ports.clear()
-            self.backend.disconnect()
+            try:
+                self.backend.disconnect()
+            except Exception as error:
+                self._bug(error)
         self._settle()
 
     def _settle(self) -> None:
@@ -399,7 +414,7 @@ class Device:
             mapping.close()
         self._mappings.clear()
         self._then = None
-        then()
+        self.guarded(then)
         # What the frontend said meanwhile was not heard.
         self._frontend_changed("")
 
@@ -430,7 +445,10 @@ class Device:
             self._gone = True
             for watch in self._watches:
                 self.store.unwatch(watch)
-            self.backend.close()
+            try:
+                self.backend.close()
+            except Exception as error:
+                self._bug(error)
             self._on_gone(self)
 
     def remove(self) -> None:

@@ -112,7 +112,12 @@ class TimerQueue:
                 continue
             timer.callback = None
             ran = True
-            callback()
+            try:
+                callback()
+            except Exception as error:
+                if not isinstance(timer.owner, OwnedTimers):
+                    raise
+                timer.owner.failed(error)
             heap = self._heap
         self._find_next()
         return ran
@@ -121,10 +126,20 @@ class TimerQueue:
 class OwnedTimers:
     """The timers of one owner, a domain: none of them can outlive it, whoever asked for it."""
 
-    def __init__(self, queue: TimerQueue) -> None:
+    def __init__(
+        self, queue: TimerQueue, on_error: Callable[[Exception], None] | None = None
+    ) -> None:
+        """`on_error(error)` hears of what a callback raised; without it the queue's `run` does."""
         self._queue = queue
+        self._on_error = on_error
         self.now = queue.now
         self._closed = False
+
+    def failed(self, error: Exception) -> None:
+        """A callback of these timers raised."""
+        if self._on_error is None:
+            raise error
+        self._on_error(error)
 
     def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
         """See `TimerQueue.at`; after `close` nothing is ever called."""

@@ -82,7 +82,7 @@ class Domain:
         self.host = host
         self.domid = domid
         self.clock = host.clock
-        self.timers = OwnedTimers(host.timers)
+        self.timers = OwnedTimers(host.timers, self._timer_failed)
         self.release = release
         self.limits = limits
         self.max_evtchn_port = limits.max_evtchn_port
@@ -114,6 +114,8 @@ class Domain:
         self.handle = bytes(16)
         """The UUID that the toolstack gave it."""
         self.crash_info: CrashInfo | None = None
+        self.failure: Exception | None = None
+        """The bug of ours that ended it."""
         self.stopped = False
         self.destroyed = False
         self.unknown_calls: Counter[str] = Counter()
@@ -250,6 +252,17 @@ class Domain:
         if self.crash_info is None:
             self.crash_info = CrashInfo(reason, None if vcpu is None else vcpu.id)
         self.shutdown(SHUTDOWN_crash)
+
+    def fail(self, error: Exception, vcpu: Vcpu | None = None) -> None:
+        """A bug of ours came up while we worked for this domain: it crashes, the others go on."""
+        if self.failure is None:
+            self.failure = error
+        self.crash(f"internal error: {type(error).__name__}: {error}", vcpu)
+
+    def _timer_failed(self, error: Exception) -> None:
+        if isinstance(error, EngineError):
+            raise error
+        self.fail(error)
 
     def _doorbell_rang(self) -> None:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,8 @@ POLL_NS = 200_000
 """How long file descriptors wait at most while guests give the loop no rest."""
 _FD_SETSIZE = 1024
 _LONGEST_SLEEP_NS = 1_000_000_000
+_MOST_BUGS = 10
+"""Tracebacks that are printed; a guest could cause any number."""
 _LAST_DOMID = DOMID_FIRST_RESERVED - 1
 
 
@@ -69,6 +72,7 @@ class Host:
         self._asleep = False
         self._stop = False
         self._closed = False
+        self._bugs = 0
 
     # ---- domains --------------------------------------------------------------------------------
 
@@ -171,7 +175,8 @@ class Host:
     def run(self) -> None:
         """Serves exits, timers and file descriptors until `stop`.
 
-        An engine that dies takes its domain with it, not the loop.
+        An engine that dies takes its domain with it, not the loop; so does an exception that
+        nobody expected in the handler of an exit.  One in any other callback ends that callback.
         """
         try:
             while not self._stop:
@@ -182,6 +187,19 @@ class Host:
                         raise
         finally:
             self._stop = False
+
+    def report_bug(self, error: BaseException) -> None:
+        """Prints the traceback of what nobody expected, unless there were many already."""
+        self._bugs += 1
+        if self._bugs <= _MOST_BUGS:
+            sys.excepthook(type(error), error, error.__traceback__)
+
+    def _went_wrong(self, error: Exception) -> bool:
+        """A callback raised; returns whether it was our bug, not the end of an engine."""
+        if isinstance(error, EngineError) and self._bury_dead_engines():
+            return False
+        self.report_bug(error)
+        return True
 
     def _bury_dead_engines(self) -> bool:
         """Crashes the domains whose engine is gone; returns whether there was one."""
@@ -210,12 +228,18 @@ class Host:
                         self._running = [v for v in self._running if v.running]
             if soon:
                 news = True
-                # What these put there waits for the next turn, or nobody else would get one.
-                for _ in range(len(soon)):
-                    soon.popleft()()
+                try:
+                    # What these put there waits for the next turn, or nobody else would get one.
+                    for _ in range(len(soon)):
+                        soon.popleft()()
+                except Exception as error:
+                    self._went_wrong(error)
             moment = now()
             if timers.next <= moment:
-                news |= timers.run(moment)
+                try:
+                    news |= timers.run(moment)
+                except Exception as error:
+                    self._went_wrong(error)
             if news:
                 quiet_since = moment
                 if moment > poll_at:
@@ -241,6 +265,8 @@ class Host:
                 HANDLERS[exit_.__class__](vcpu, exit_)
             except EngineError as error:
                 vcpu.domain.crash(str(error), vcpu)
+            except Exception as error:
+                vcpu.domain.fail(error, vcpu)
         if vcpu.up and not vcpu.blocked and not vcpu.running:
             if vcpu.domain.stopped:
                 vcpu.sleep()
@@ -277,10 +303,16 @@ class Host:
 
     def _serve_files(self, events: list[tuple[int, int]]) -> None:
         for fd, mask in events:
-            if mask & ~select.EPOLLOUT and (reader := self._readers.get(fd)):
-                reader()
-            if mask & ~select.EPOLLIN and (writer := self._writers.get(fd)):
-                writer()
+            try:
+                if mask & ~select.EPOLLOUT and (reader := self._readers.get(fd)):
+                    reader()
+                if mask & ~select.EPOLLIN and (writer := self._writers.get(fd)):
+                    writer()
+            except Exception as error:
+                if self._went_wrong(error):
+                    # It would be called again at once, and for ever.
+                    self.remove_reader(fd)
+                    self.remove_writer(fd)
 
     def close(self) -> None:
         """Destroys all domains and frees the machine."""

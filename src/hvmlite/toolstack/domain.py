@@ -228,6 +228,11 @@ class Domain:
         if incarnation is not self._now or self._ended.is_set():
             return
         domain = incarnation.domain
+        if domain.failure is not None:
+            # Our bug, and nothing that a restart would mend.
+            self._leave()
+            self.fail(domain.failure)
+            return
         reason = SHUTDOWN_NAMES.get(domain.shutdown_code, "poweroff")
         crash = None
         if reason in _CRASHES:

@@ -54,6 +54,8 @@ class Inverter(Backend):
                 if request.startswith(b"slow"):
                     self.device.work(lambda request=request: self.slow(request), self.finish)
                     continue
+                if request.startswith(b"bug"):
+                    raise ZeroDivisionError("a bug of ours")
                 if request.startswith(b"bad"):
                     raise DeviceError("a bad request")
                 self.ring.respond(bytes(~each & 0xFF for each in request))
@@ -371,3 +373,37 @@ def test_a_restart_finds_its_devices(host: Host, make: Make) -> None:
     assert len(spec.made) == 2
     assert spec.log == ["close"]
     assert Frontend(host, domain, "inv", 0).backend("handle") == "0"
+
+
+def test_a_bug_of_ours_ends_the_device_alone(
+    rig: Rig, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Rig(rig.host, make())
+    other.connect()
+    rig.connect()
+    rig.ask(b"bug")
+    assert rig.messages == [
+        "inv 0 of domain 1 is cut off: internal error: ZeroDivisionError: a bug of ours"
+    ]
+    assert rig.front.backend_state() == CLOSING
+    assert rig.front.grants_in_use() == 0
+    assert "in serve" in capsys.readouterr().err
+    assert other.ask(b"x") == [bytes(~each & 0xFF for each in b"x".ljust(ENTRY))]
+    rig.connect()
+    assert rig.front.backend_state() == CONNECTED
+
+
+def test_a_bug_at_the_end_of_a_device_leaves_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    rig.connect()
+    monkeypatch.setattr(rig.spec.made[0], "disconnect", bug)
+    monkeypatch.setattr(rig.spec.made[0], "close", bug)
+    rig.domain.detach("inv", 0, 0, force=True)
+    devices = rig.domain.incarnation.devices
+    assert devices is not None
+    assert devices.keys() == []
+    assert rig.front.grants_in_use() == 0

@@ -404,8 +404,10 @@ def test_what_cannot_be_waited_for_is_refused(host: Host, tmp_path: Path) -> Non
     assert set(host._readers) == {host._wake_read}
 
 
-def test_a_callback_that_raises_ends_the_loop_and_it_can_go_on(
-    host: Host, pair: tuple[socket.socket, socket.socket]
+def test_a_callback_that_raises_does_not_end_the_loop(
+    host: Host,
+    pair: tuple[socket.socket, socket.socket],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     ours, theirs = pair
     seen: list[str] = []
@@ -415,19 +417,19 @@ def test_a_callback_that_raises_ends_the_loop_and_it_can_go_on(
 
     host.call_soon(fail)
     host.call_soon(lambda: seen.append("soon"))
-    with pytest.raises(RuntimeError):
-        host.run()
     after(host, 0, fail)
-    with pytest.raises(RuntimeError):
-        host.run()
     host.add_reader(ours.fileno(), fail)
     theirs.send(b"x")
-    with pytest.raises(RuntimeError):
-        host.run()
-    host.remove_reader(ours.fileno())
-    after(host, 1, host.stop)
+    after(host, 5, host.stop)
     run(host)
     assert seen == ["soon"]
+    # Each once: a descriptor's callback would be called for ever.
+    assert capsys.readouterr().err.count("RuntimeError: our own bug") == 3
+    for _ in range(20):
+        host.call_soon(fail)
+    after(host, 5, host.stop)
+    run(host)
+    assert capsys.readouterr().err.count("RuntimeError: our own bug") == 7
 
 
 # --- exits -----------------------------------------------------------------------------------
@@ -544,16 +546,26 @@ def test_an_instruction_that_cannot_be_carried_out_crashes_its_domain(rig: Rig) 
     assert not vcpu.running
 
 
-def test_a_bug_in_a_handler_is_not_hidden(rig: Rig) -> None:
+@pytest.mark.parametrize("where", ["exit", "timer"])
+def test_a_bug_of_ours_ends_the_domain_that_it_was_for(rig: Rig, where: str) -> None:
     rig.start()
+    other = second_domain(rig)
 
     def fail(*_: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("a bug")
 
-    rig.engine().mmio = fail
-    rig.engine().exit(b.Mmio(0xFEE0_0000))
-    with pytest.raises(ZeroDivisionError):
-        rig.host.run()
+    if where == "exit":
+        rig.engine(0, other).mmio = fail
+        rig.engine(0, other).exit(b.Mmio(0xFEE0_0000))
+    else:
+        other.timers.at(0, fail)
+    once(rig.host, lambda: other.failure, rig.host.stop)
+    run(rig.host)
+    assert isinstance(other.failure, ZeroDivisionError)
+    assert other.shutdown_code == SHUTDOWN_crash
+    assert other.crash_info is not None
+    assert other.crash_info.reason == "internal error: ZeroDivisionError: a bug"
+    assert rig.domain.shutdown_code == -1
 
 
 # --- one domain among others -----------------------------------------------------------------

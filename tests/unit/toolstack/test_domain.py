@@ -460,6 +460,17 @@ def test_a_host_that_is_closed_at_once_ends(engine: RecordingEngine) -> None:
     assert hosts() == before
 
 
+def test_a_bug_in_an_exit_fails_its_domain_alone(engine: RecordingEngine, kernel: Path) -> None:
+    with Host(64 * MIB) as host:
+        domain, other = (host.create(DomainConfig(kernel=kernel, memory=4 * MIB)) for _ in "ab")
+        inner = domain.incarnation.domain
+        host.call(lambda: inner.fail(ZeroDivisionError("a bug of ours")))
+        with pytest.raises(ZeroDivisionError):
+            domain.wait(10)
+        assert other.wait(0) is None
+        assert host.call(lambda: len(host.domains)) == 1
+
+
 def test_a_bug_in_the_hosts_thread_fails_its_domains(
     engine: RecordingEngine, kernel: Path, tmp_path: Path
 ) -> None:
@@ -470,7 +481,8 @@ def test_a_bug_in_the_hosts_thread_fails_its_domains(
     def bug() -> None:
         raise ZeroDivisionError("a bug of ours")
 
-    host.soon(bug)
+    # Not in a callback but in the loop itself.
+    host.call(lambda: setattr(host.loop, "_sleep", bug))
     with pytest.raises(ZeroDivisionError):
         domain.wait(10)
     while host._thread.is_alive():

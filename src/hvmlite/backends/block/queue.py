@@ -372,8 +372,10 @@ class Queue:
 
         def finish(error: OSError | None) -> None:
             self._under_way -= 1
-            done(error)
-            self._device.unhold()
+            try:
+                self._device.guarded(lambda: done(error))
+            finally:
+                self._device.unhold()
             self._check_drained()
 
         self._device.hold()
