@@ -72,6 +72,8 @@ class Domain:
         self.reboots = 0
         self.unknown_calls: dict[str, int] = {}
         self.exits = 0
+        self._left = False
+        """The present run was given up; a restart may wait for its devices."""
         self._first_console: FirstConsole | None = None
         if plan.config.console is not None or plan.config.console_log is not None:
             self._first_console = self._connect_console()
@@ -104,6 +106,7 @@ class Domain:
             self._shut_down,
             self._make_devices if plan.config.devices else None,
         )
+        self._left = False
         host.domains[self._now.domid] = self
         now = self._now
         if self.tty:
@@ -164,6 +167,9 @@ class Domain:
 
         def do() -> tuple[str, int]:
             now = self._now
+            if self._left:
+                state = "has ended" if self._ended.is_set() else "restarts just now"
+                raise UserError(f"domain {self.id} {state}")
             if now.devices is None:
                 now.devices = self._make_devices(now.domain)
             key = now.devices.attach(spec)
@@ -261,15 +267,29 @@ class Domain:
             return
         self._leave()
         self.reboots += 1
+        if incarnation.devices is None:
+            self._restart()
+        else:
+            # A disk that still writes for the old run is not free for the new one.
+            incarnation.devices.when_gone(self._restart)
+
+    def _restart(self) -> None:
+        if self._ended.is_set():
+            return
+        config = self.config
         try:
             with load_kernel(config.kernel) as image:
                 self._adopt(BootPlan.make(config, image))
             self._now.start()
         except Exception as error:
+            self._leave()
             self.fail(error)
 
     def _leave(self) -> None:
         now = self._now
+        if self._left:
+            return
+        self._left = True
         self.console.connect(None)
         self._host.domains.pop(now.domid, None)
         for name, count in now.domain.unknown_calls.items():

@@ -44,6 +44,7 @@ class Devices:
         self._report = report
         self._devices: dict[Key, Device] = {}
         self._waiting: dict[Key, list[Callable[[], None]]] = {}
+        self._when_gone: Callable[[], None] | None = None
 
     def __contains__(self, key: Key) -> bool:
         return key in self._devices
@@ -112,6 +113,19 @@ class Devices:
                 self._store.rm(path)
         for done in self._waiting.pop(key, ()):
             done()
+        if not self._devices and self._when_gone is not None:
+            when_gone, self._when_gone = self._when_gone, None
+            when_gone()
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Has `callback()` called once all that were closed are gone, at once if they are.
+
+        What was under way when the domain ended may last: until then an image is still open.
+        """
+        if self._devices:
+            self._when_gone = callback
+        else:
+            callback()
 
     def close(self) -> None:
         """Ends all of them; the domain is about to be destroyed."""

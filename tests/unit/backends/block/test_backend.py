@@ -19,8 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvmlite.abi.layout import Abi
+from hvmlite.abi.sched import SHUTDOWN_reboot
 from hvmlite.backends.block import grants, queue, raw
 from hvmlite.backends.block.backend import BlockBackend
+from hvmlite.errors import UserError
+from hvmlite.toolstack.devices.disk import DiskSpec
 
 from .conftest import (
     BARRIER,
@@ -594,3 +597,48 @@ def test_a_frontend_that_goes_in_the_middle_of_a_barrier(
     assert disk.messages == []
     disk.connect()
     assert disk.ask(disk.request(READ, 3, 0, [(refs[0], 0, 7)])) == {3: (READ, OKAY)}
+
+
+def test_a_restart_waits_for_what_is_under_way(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old run of the guest has the image locked until the disk has answered."""
+    gate = slow(monkeypatch)
+    disk = attach()
+    domain = disk.domain
+    domain.config.on_reboot = "restart"
+    disk.connect()
+    _, refs = disk.pages(1)
+    disk.put(disk.request(READ, 1, 0, [(refs[0], 0, 7)]))
+    disk.kick()
+    first, ended = domain.id, domain.wait
+    disk.host.call(lambda: domain.incarnation.domain.shutdown(SHUTDOWN_reboot))
+    disk.host.call(lambda: None)
+    assert ended(0) is None
+    with pytest.raises(UserError, match="restarts"):
+        domain.attach(DiskSpec(target="/dev/null", vdev="xvdb"))
+    gate.set()
+    disk.front.wait(lambda: domain.id != first)
+    assert ended(0) is None
+    assert domain.incarnation.devices is not None
+    assert domain.incarnation.devices.keys() == [("vbd", 51712)]
+
+
+def test_a_guest_that_is_destroyed_while_its_restart_waits(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = slow(monkeypatch)
+    disk = attach()
+    domain = disk.domain
+    domain.config.on_reboot = "restart"
+    disk.connect()
+    _, refs = disk.pages(1)
+    disk.put(disk.request(READ, 1, 0, [(refs[0], 0, 7)]))
+    disk.kick()
+    disk.host.call(lambda: domain.incarnation.domain.shutdown(SHUTDOWN_reboot))
+    domain.destroy()
+    gate.set()
+    outcome = domain.wait(10)
+    assert outcome is not None
+    assert outcome.reason == "destroyed"
+    disk.front.wait(lambda: not disk.host.call(lambda: disk.host.domains))
