@@ -22,7 +22,7 @@ from hvmlite.toolstack.store import prepare_store
 from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
-    from hvmlite.backends.workers import Workers
+    from hvmlite.backends.workers import WorkerPool
     from hvmlite.toolstack.progress import Progress
     from hvmlite.xenstore.client import StoreClient
     from hvmlite.xenstore.socket import SocketServer
@@ -70,7 +70,7 @@ class Host:
         self._store_client: StoreClient | None = None
         self._sockets: list[SocketServer] = []
         self.domains: dict[int, Domain] = {}
-        self._workers: Workers | None = None
+        self._workers: WorkerPool | None = None
         self._closed = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="hvmlite-host", daemon=True)
@@ -91,12 +91,12 @@ class Host:
             self._hypervisor.close()
 
     @property
-    def workers(self) -> Workers:
+    def workers(self) -> WorkerPool:
         """Threads for what may block, made when first asked for (in the host's thread)."""
         if self._workers is None:
-            from hvmlite.backends.workers import Workers  # noqa: PLC0415
+            from hvmlite.backends.workers import WorkerPool  # noqa: PLC0415
 
-            self._workers = Workers(self._hypervisor.call_soon)
+            self._workers = WorkerPool(self._hypervisor.call_soon)
         return self._workers
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

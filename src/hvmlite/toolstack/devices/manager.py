@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hvmlite.abi.xenbus import XenbusState
 from hvmlite.backends.device import Device
-from hvmlite.backends.workers import Workers
+from hvmlite.backends.workers import WorkerPool
 from hvmlite.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Devices:
         control: Control,
         store: XenStore,
         domain: Domain,
-        workers: Workers,
+        workers: WorkerPool,
         report: Callable[[str], None],
     ) -> None:
         self._control = control
@@ -68,7 +68,7 @@ class Devices:
             self._domain,
             devid,
             (frontend, backend),
-            self._workers,
+            self._workers.share(),
             report=self._report,
             on_gone=lambda gone: self._gone(key, gone),
         )
