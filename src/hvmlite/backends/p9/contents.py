@@ -156,7 +156,11 @@ class ContentHandlers(Handlers):
             with self.session.new(new) as nodes:
                 value = yield lambda: node.get_xattr(name) if name else node.list_xattrs()
                 nodes.append(node.hold())
-            self.session.get(new).attribute = Attribute(name, value=value)
+            try:
+                self.session.give_attribute(self.session.get(new), Attribute(name, value=value))
+            except OSError:
+                self.session.end(self.session.remove(new))
+                raise
             return (len(value),)
         finally:
             node.release()
@@ -165,7 +169,7 @@ class ContentHandlers(Handlers):
         fid = self._unopened(number)
         if size > XATTR_SIZE_MAX:
             raise error(errno.E2BIG)
-        fid.attribute = Attribute(name, size, flags)
+        self.session.give_attribute(fid, Attribute(name, size, flags))
         return ()
         yield
 

@@ -21,6 +21,8 @@ _NAME_MAX = 255
 _LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 8
 """How often to begin again when somebody makes and removes a file under our hands."""
+MAX_DEPTH = 1024
+"""Folders within folders: each fid keeps the names that led to it."""
 _AT_FDCWD = -100
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
@@ -95,9 +97,15 @@ class Node:
         """What tells it from all other files."""
         return self.status.st_dev, self.status.st_ino
 
+    def _entry(self, name: bytes) -> bytes:
+        """The name of an entry of this folder; raises OSError if that leads too deep."""
+        if len(self.names) >= MAX_DEPTH:
+            raise error(errno.ENAMETOOLONG)
+        return check_name(name)
+
     def child(self, name: bytes) -> Node:
         """An entry of this folder, whatever it is."""
-        fd = os.open(check_name(name), _LINK, dir_fd=self.fd)
+        fd = os.open(self._entry(name), _LINK, dir_fd=self.fd)
         try:
             return Node(fd, (*self.names, name))
         except BaseException:
@@ -114,7 +122,7 @@ class Node:
 
     def create(self, name: bytes, flags: int, mode: int) -> tuple[Node, int]:
         """Makes and opens a regular file here, or opens the one that is there."""
-        check_name(name)
+        self._entry(name)
         exclusive = flags & os.O_EXCL
         flags &= ~os.O_EXCL
         for _ in range(_TRIES):
@@ -148,7 +156,7 @@ class Node:
 
     def make(self, name: bytes, mode: int) -> Node:
         """Makes a folder, or an empty file, FIFO or socket; never a device."""
-        check_name(name)
+        self._entry(name)
         kind = stat.S_IFMT(mode)
         if kind == stat.S_IFDIR:
             os.mkdir(name, mode & 0o777, dir_fd=self.fd)
@@ -165,7 +173,7 @@ class Node:
 
     def symlink(self, name: bytes, target: bytes) -> Node:
         """Makes a symbolic link, which only the guest will ever follow."""
-        os.symlink(target, check_name(name), dir_fd=self.fd)
+        os.symlink(target, self._entry(name), dir_fd=self.fd)
         return self.child(name)
 
     def link(self, name: bytes, node: Node) -> None:

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from hvmlite.backends.p9.files import Node, OpenFile, error
 from hvmlite.backends.p9.locks import Locks
 
+MAX_ATTRIBUTE_BYTES = 1 << 22
+"""What the extended attributes that a client's fids stand for may take in all, in bytes."""
+
 
 class Attribute:
     """What a fid for an extended attribute holds: the value as read, or the one to be written."""
@@ -25,6 +28,11 @@ class Attribute:
         """Bytes that will be written; -1 if it is for reading."""
         self.flags = flags
         self.value = bytearray(value)
+
+    @property
+    def room(self) -> int:
+        """Bytes that it takes at most."""
+        return len(self.value) if self.size < 0 else self.size
 
 
 class Fid:
@@ -46,6 +54,7 @@ class Session:
         self.root = root.hold()
         self.locks = Locks()
         self.open_files = 0
+        self.attribute_bytes = 0
         self._max_fids = max_fids
         self._max_open = max_open
         self._fids: dict[int, Fid | None] = {}
@@ -111,6 +120,13 @@ class Session:
             raise error(errno.EBADF)
         fid.file = file
 
+    def give_attribute(self, fid: Fid, attribute: Attribute) -> None:
+        """The fid stands for an attribute from now on; raises OSError if that takes too much."""
+        if self.attribute_bytes + attribute.room > MAX_ATTRIBUTE_BYTES:
+            raise error(errno.ENOMEM)
+        self.attribute_bytes += attribute.room
+        fid.attribute = attribute
+
     def locks_now(self, fid: Fid) -> None:
         """The fid has taken a lock."""
         if not fid.locked:
@@ -131,6 +147,8 @@ class Session:
             if not self._locked[identity]:
                 del self._locked[identity]
                 self.locks.forget(identity)
+        if fid.attribute is not None:
+            self.attribute_bytes -= fid.attribute.room
         if fid.file is not None:
             self.open_files -= 1
             fid.file.release()

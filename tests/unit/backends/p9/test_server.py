@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvmlite.abi import p9
+from hvmlite.backends.p9 import files, session
 from hvmlite.backends.p9.server import Server
 from hvmlite.backends.p9.wire import MalformedError, Qid
 
@@ -284,6 +285,39 @@ def test_flush_is_answered_behind_what_it_flushes(client: Client) -> None:
     assert parse("flush", flush.answer) == ()
     assert client("flush", 7) == ()
     assert client("flush", 1) == ()
+
+
+def test_attributes_in_memory_are_bounded(
+    client: Client, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_ATTRIBUTE_BYTES", 3 << 16)
+    fids = [client.walk("file") for _ in range(4)]
+    for fid in fids[:3]:
+        client("xattrcreate", fid, b"user.big", 1 << 16, 0)
+    refused(client, errno.ENOMEM, "xattrcreate", fids[3], b"user.big", 1, 0)
+    monkeypatch.setattr(files.Node, "get_xattr", lambda *_: b"x")
+    refused(client, errno.ENOMEM, "xattrwalk", fids[3], 90, b"user.old")
+    refused(client, errno.EBADF, "getattr", 90, 0)
+    refused(client, errno.EINVAL, "clunk", fids[0])
+    assert client("xattrwalk", fids[3], 90, b"user.old") == (1,)
+    client("clunk", 90)
+    client("xattrcreate", fids[3], b"user.big", 1 << 16, 0)
+    client("version", 8192, b"9P2000.L")
+    assert client.server.session.attribute_bytes == 0
+
+
+def test_folders_in_folders_are_bounded(
+    client: Client, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_DEPTH", 3)
+    (share / "sub" / "a" / "b").mkdir(parents=True)
+    deep = client.walk("sub/a/b")
+    refused(client, errno.ENAMETOOLONG, "mkdir", deep, b"c", 0o755, 0)
+    refused(client, errno.ENAMETOOLONG, "symlink", deep, b"c", b"x", 0)
+    refused(client, errno.ENAMETOOLONG, "lcreate", deep, b"c", p9.P9_DOTL_RDWR, 0o644, 0)
+    assert os.listdir(share / "sub" / "a" / "b") == []
+    (share / "sub" / "a" / "b" / "c").write_text("")
+    refused(client, errno.ENAMETOOLONG, "walk", deep, 90, [b"c"])
 
 
 # ---- ways out -----------------------------------------------------------------------------------
