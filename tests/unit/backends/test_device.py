@@ -407,3 +407,21 @@ def test_a_bug_at_the_end_of_a_device_leaves_nothing(
     assert devices is not None
     assert devices.keys() == []
     assert rig.front.grants_in_use() == 0
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "a\udcff"])
+def test_values_that_are_no_nodes(rig: Rig, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    spec = InverterSpec(1)
+    monkeypatch.setattr(spec, "backend_nodes", lambda _devid: {"path": value})
+    if len(value) < 10:
+        rig.domain.attach(spec)
+        assert (
+            rig.host.call(
+                lambda: rig.host.store.read(f"/local/domain/0/backend/inv/{rig.domain.id}/1/path")
+            )
+            == b"a\xff"
+        )
+    else:
+        with pytest.raises(UserError, match="inv 1: .*E2BIG"):
+            rig.domain.attach(spec)
+        assert spec.log == ["close"]

@@ -102,8 +102,8 @@ def _local(path: str) -> Node:
 
 
 def _remote(address: str) -> Node:
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         port = parts.port or _NBD_PORT
     except ValueError as error:
         raise UserError(f"disk {address}: {error}") from error

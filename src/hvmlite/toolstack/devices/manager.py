@@ -13,6 +13,7 @@ from hvmlite.abi.xenbus import XenbusState
 from hvmlite.backends.device import Device
 from hvmlite.backends.workers import WorkerPool
 from hvmlite.errors import UserError
+from hvmlite.xenstore.errors import XenStoreError
 
 if TYPE_CHECKING:
     from hvmlite.hypervisor.control import Control, Domain
@@ -78,6 +79,10 @@ class Devices:
                 lambda store: _write(store, domid, (frontend, backend), spec, devid)
             )
             device.start(made)
+        except XenStoreError as error:
+            # A name that is longer than any node, or a store that is full.
+            made.close()
+            raise UserError(f"{kind} {devid}: {error}") from error
         except BaseException:
             made.close()
             raise
@@ -146,7 +151,7 @@ def _write(
         "state": _STATE,
         **spec.backend_nodes(devid),
     }.items():
-        store.write(f"{backend}/{name}", value, ours)
+        store.write(f"{backend}/{name}", _bytes(value), ours)
     store.mkdir(frontend, theirs)
     for name, value in {
         "backend": backend,
@@ -154,6 +159,11 @@ def _write(
         "state": _STATE,
         **spec.frontend_nodes(devid),
     }.items():
-        store.write(f"{frontend}/{name}", value, theirs)
+        store.write(f"{frontend}/{name}", _bytes(value), theirs)
     for name, value in spec.readonly_nodes(devid).items():
-        store.write(f"{frontend}/{name}", value, ours)
+        store.write(f"{frontend}/{name}", _bytes(value), ours)
+
+
+def _bytes(value: str) -> bytes:
+    """As it stood on the command line: a file's name need not be UTF-8."""
+    return value.encode("utf-8", "surrogateescape")

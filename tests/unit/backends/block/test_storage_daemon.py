@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hvmlite.backends.block import storage_daemon
 from hvmlite.errors import UserError
 
 from .conftest import FLUSH, OKAY, PATTERN, READ, SIZE, WRITE, Attach, Disk
@@ -145,3 +146,9 @@ def test_readers_share(attach: Attach) -> None:
     attach(readonly=True, vdev="xvdb")
     with pytest.raises(UserError, match="in use"):
         attach(vdev="xvdc")
+
+
+@pytest.mark.parametrize("address", ["nbd://[::1", "nbd://[x]/disk", "nbd://host:70000/disk"])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(UserError, match="disk nbd://"):
+        storage_daemon._remote(address)
