@@ -104,6 +104,8 @@ class Device:
         self.domain = domain
         self.devid = devid
         self.frontend_path, self.backend_path = paths
+        self.error_path = self.backend_path.replace("/backend/", "/error/backend/", 1)
+        """Where the store has why it was cut off."""
         self.state = _S.XenbusStateInitialising
         """The backend's state."""
         self.workers = workers
@@ -382,8 +384,9 @@ class Device:
         if self._gone or self._then is not None:
             return
         self.tell(f"is cut off: {reason}")
-        where = f"/local/domain/0/error/{self.backend_path.removeprefix('/local/domain/0/')}/error"
-        self.store.write(where, reason.encode("ascii", "backslashreplace")[:200])
+        self.store.write(
+            f"{self.error_path}/error", reason.encode("ascii", "backslashreplace")[:200]
+        )
         self._leave(lambda: self._set_state(_S.XenbusStateClosing))
 
     def _leave(self, then: Callable[[], None]) -> None:

@@ -425,3 +425,20 @@ def test_values_that_are_no_nodes(rig: Rig, monkeypatch: pytest.MonkeyPatch, val
         with pytest.raises(UserError, match="inv 1: .*E2BIG"):
             rig.domain.attach(spec)
         assert spec.log == ["close"]
+
+
+def test_nothing_stays_in_the_store(rig: Rig) -> None:
+    store = rig.host.store
+    rig.connect()
+    rig.ask(b"bad")
+    home = f"/local/domain/{rig.domain.id}/device"
+    errors = f"/local/domain/0/error/backend/inv/{rig.domain.id}/0"
+    assert rig.host.call(lambda: store.exists(f"{errors}/error"))
+    rig.domain.detach("inv", 0, 0, force=True)
+    found = {
+        path: rig.host.call(lambda path=path: store.exists(path) and store.list(path))  # type: ignore[misc]
+        for path in (f"{home}/inv", "/local/domain/0/backend/inv", "/local/domain/0/error")
+    }
+    assert not any(found.values())
+    assert rig.host.call(lambda: store.exists(home))
+    assert rig.host.call(lambda: store.exists("/local/domain/0/backend"))

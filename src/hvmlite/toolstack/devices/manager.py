@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hvmlite.xenstore.server import Accessor, XenStore
 
 Key = tuple[str, int]
+_KEPT_LEVELS = "/local/domain/0/backend".count("/")
 _STATE = str(int(XenbusState.XenbusStateInitialising))
 
 
@@ -113,14 +114,25 @@ class Devices:
 
     def _gone(self, key: Key, device: Device) -> None:
         del self._devices[key]
-        for path in (device.frontend_path, device.backend_path):
-            if self._store.exists(path):
-                self._store.rm(path)
+        for path in (device.frontend_path, device.backend_path, device.error_path):
+            self._prune(path)
         for done in self._waiting.pop(key, ()):
             done()
         if not self._devices and self._when_gone is not None:
             when_gone, self._when_gone = self._when_gone, None
             when_gone()
+
+    def _prune(self, path: str) -> None:
+        """Takes a device's directory away, and those above that are empty then, as xl does."""
+        store = self._store
+        if not store.exists(path):
+            return
+        store.rm(path)
+        # Up to "/local/domain/N/device", ".../backend" or "/local/domain/0/error".
+        while (path := path.rpartition("/")[0]).count("/") > _KEPT_LEVELS:
+            if not store.exists(path) or store.list(path):
+                return
+            store.rm(path)
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         """Has `callback()` called once all that were closed are gone, at once if they are.
