@@ -50,6 +50,8 @@ _WHOLE = [((0,) * n, (_LAST,) * n, SECTORS_PER_PAGE * n) for n in range(MAX_INDI
 """For requests of whole pages: all first_sect, all last_sect, the sum of sectors."""
 _TURNS = 8
 """How many times a ring is gone on with before the rest of the host gets its turn."""
+_SECTORS_AT_ONCE = 8 << 11
+"""How much is moved before the rest of the host gets its turn; a full ring may ask for 512 MiB."""
 _PROBE = 64
 """Of so many events of a frontend that has single requests, one is used to look for more."""
 _TOGETHER = 8
@@ -84,6 +86,8 @@ class Queue:
         self._drained: Callable[[], None] | None = None
         """What is to be done once nothing is under way; no request is begun before."""
         self._blocked = False
+        self._moved = 0
+        """Sectors of the requests of this turn."""
         self._soon = False
         self._live = True
         self._vcpus = device.domain.vcpus
@@ -135,14 +139,19 @@ class Queue:
         for _ in range(_TURNS):
             self._do_taken()
             self._push()
-            if self._blocked or ring.idle():
+            if self._blocked:
+                return
+            if self._taken:
+                break
+            if ring.idle():
                 return
             self._taken += ring.take(ring.size)
         self._serve_soon()
 
     def _do_taken(self) -> None:
         taken = self._taken
-        while taken and not self._blocked:
+        self._moved = 0
+        while taken and not self._blocked and self._moved < _SECTORS_AT_ONCE:
             self._request(taken.popleft())
 
     def _push(self) -> None:
@@ -178,6 +187,11 @@ class Queue:
             self._last_request = now
             if ring.unpushed >= _TOGETHER:
                 self._push()
+        elif self._taken:
+            # The rest has to wait for its turn, or for what goes before it.
+            self._push()
+            if self._blocked:
+                return
         elif now - self._last_request > _QUIET_NS or self._frontend_idle():
             self._gathering = self._gathered > 1
             self._push()
@@ -243,6 +257,7 @@ class Queue:
         if not count or sector + sectors > backend.sectors or (operation and backend.spec.readonly):
             self._respond(ident, operation, BLKIF_RSP_ERROR)
             return
+        self._moved += sectors
         offset, size = sector * SECTOR_SIZE, sectors * SECTOR_SIZE
         pages = self._pages.find(refs, readonly=operation != 0)
         views: Sequence[Buffer] = pages.views

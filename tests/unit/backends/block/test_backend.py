@@ -642,3 +642,28 @@ def test_a_guest_that_is_destroyed_while_its_restart_waits(
     assert outcome is not None
     assert outcome.reason == "destroyed"
     disk.front.wait(lambda: not disk.host.call(lambda: disk.host.domains))
+
+
+@pytest.mark.parametrize("gathering", [False, True])
+def test_others_get_their_turn(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, gathering: bool
+) -> None:
+    """A full ring of long requests is not carried out in one go."""
+    disk = attach()
+    disk.connect()
+    host, block = disk.host, backend_of(disk)._queues[0]
+    log: list[str] = []
+    read_now = block._image.read_now
+
+    def logged(views: Any, offset: int, size: int) -> bool:
+        log.append("read")
+        host.soon(lambda: log.append("other"))
+        return read_now(views, offset, size)
+
+    monkeypatch.setattr(block._image, "read_now", logged)
+    monkeypatch.setattr(queue, "_SECTORS_AT_ONCE", 32)
+    block._gathering = gathering
+    _, refs = disk.pages(1)
+    requests = [disk.request(READ, i, 0, [(refs[0], 0, 7)]) for i in range(32)]
+    assert len(disk.ask(*requests)) == 32
+    assert max(len(run) for run in " ".join(log).replace("other", ";").split(";")) < 5 * 5
