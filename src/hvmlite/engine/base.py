@@ -239,16 +239,17 @@ class EngineVcpu(ABC):
         """Makes a running guest exit soon; does nothing lasting to a stopped one."""
 
     @abstractmethod
-    def request_interrupt(self, vector: int) -> None:
+    def request_interrupt(self, vector: int, lasting: bool = False) -> None:
         """Has an external interrupt delivered at the start of the next run; -1: none.
 
-        If the guest cannot take it then, the run ends when it can, for the caller to ask again:
-        the interrupt may have been withdrawn by then.
+        If the guest cannot take it then, the run ends when it can, for the caller to ask again: the
+        interrupt may have been withdrawn by then.  A `lasting` one never is: it is delivered in the
+        course of the run, which ends for other reasons only.
         """
 
     @abstractmethod
     def request_window(self) -> None:
-        """After `request_interrupt`: ends the next run as soon as a further one could be taken."""
+        """After a start: ends that run soon after the interrupt requested for it is delivered."""
 
     @abstractmethod
     def interrupt_taken(self) -> bool:

@@ -132,15 +132,18 @@ class Vcpu:
             self.nmi_pending = False
             engine.inject_nmi()
         vector = self.pending_interrupt()
+        window = False
         if vector >= 0:
-            engine.request_interrupt(vector)
             lapic = self.lapic
-            if self.offered < 0 and lapic is not None and lapic.pending_vector() >= 0:
-                # No exit marks the end of an upcall, so that this one would wait for chance.
-                engine.request_window()
+            # What a local APIC holds stays there until it is taken.
+            engine.request_interrupt(vector, self.offered >= 0)
+            # No exit marks the end of an upcall: what is behind it would wait for chance.
+            window = self.offered < 0 and lapic is not None and lapic.pending_vector() >= 0
         self.running = True
         # Whoever serves the exits spins for a moment, and wants a doorbell before it sleeps.
         engine.start_spinning()
+        if window:
+            engine.request_window()
 
     def pending_interrupt(self) -> int:
         """The vector to deliver now, -1 for none: the event upcall goes before the local APIC."""

@@ -71,7 +71,7 @@ class ScriptedVcpu(FakeVcpu):
         if not self.exits:
             self.on_kick()
 
-    def request_interrupt(self, vector: int) -> None:
+    def request_interrupt(self, vector: int, lasting: bool = False) -> None:
         self.requested = vector
         self.log.append(("request", vector))
 

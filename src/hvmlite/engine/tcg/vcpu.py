@@ -35,7 +35,8 @@ _VMCALL = b"\x0f\x01\xc1"
 _VMCALL_LENGTH = 3
 _UD = 6
 _FIRST_INTERRUPT = 32
-"""Vectors below are exceptions', which have rules of their own."""
+"""Vectors below are exceptions'."""
+_VECTOR = 0xFF
 _IF = 1 << 9
 _SEGMENT = struct.Struct("<HHIQ")
 _CALL_REGISTERS = struct.Struct("<QQQ8xQ8xQ")
@@ -116,7 +117,7 @@ class TcgVcpu(b.EngineVcpu):
         self._registers = {name: (mailbox + off) // 8 for name, off in L.GENERAL.items()}
         self._registers |= {name: (vmcb + off) // 8 for name, off in L.CONTROL.items()}
         self._requested = -1
-        self._window = False
+        self._lasting = False
         self._taken = False
         self._next_rip = 0
         self._string: StringIo | None = None
@@ -310,17 +311,16 @@ class TcgVcpu(b.EngineVcpu):
     def _offer(self, vector: int) -> None:
         """Prepares the delivery of an interrupt, or an exit once there can be one."""
         u32, u64 = self._u32, self._u64
-        shadow = u32[self._int_state] & 1
-        ready = u64[self._rflags] & _IF and not shadow and not u64[self._inject] & L.EVENT_VALID
-        if ready and not (self._window and vector >= _FIRST_INTERRUPT):
+        # By V_IRQ always: QEMU remembers the vector of an injected interrupt and may deliver it a
+        # second time when something else stops the CPU.
+        if self._lasting or (
+            u64[self._rflags] & _IF
+            and not u32[self._int_state] & 1
+            and not u64[self._inject] & L.EVENT_VALID
+        ):
             u32[self._intercept] &= ~L.INTERCEPT_VINTR
         else:
             u32[self._intercept] |= L.INTERCEPT_VINTR
-            if ready:
-                # As an exception: QEMU remembers the vector of an injected interrupt and may
-                # deliver it a second time when something else stops the CPU.
-                u64[self._inject] = vector | L.EVENT_EXCEPTION | L.EVENT_VALID
-                self._taken = True
         u32[self._int_vector] = vector
         u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
 
@@ -344,14 +344,15 @@ class TcgVcpu(b.EngineVcpu):
             self._flushing = False
             self._u32[self._tlb_control] = 0
         if self._requested >= 0:
-            self._taken |= not self._u32[self._int_control] & L.V_IRQ
+            self._taken = not self._u32[self._int_control] & L.V_IRQ
             self._u32[self._int_control] = L.V_INTR_MASKING
             self._requested = -1
         else:
             self._taken = False
         info = u64[self._int_info]
-        if info & L.EVENT_VALID:
-            # The exit came in the middle of a delivery: have it delivered again.
+        if info & L.EVENT_VALID and info & _VECTOR < _FIRST_INTERRUPT:
+            # The exit came in the middle of a delivery: have it delivered again.  An interrupt is
+            # still in V_IRQ then.
             u64[self._inject] = info
         code = u64[self._code]
         decoder = self._decoders.get(code)
@@ -525,15 +526,16 @@ class TcgVcpu(b.EngineVcpu):
         """See `EngineVcpu.set_rax`."""
         self._u64[self._rax] = value
 
-    def request_interrupt(self, vector: int) -> None:
+    def request_interrupt(self, vector: int, lasting: bool = False) -> None:
         """See `EngineVcpu.request_interrupt`."""
         self._requested = vector
-        self._window = False
+        self._lasting = lasting
         self._taken = False
 
     def request_window(self) -> None:
         """See `EngineVcpu.request_window`."""
-        self._window = True
+        # Not `kick`, whose stop word could keep the guest from beginning at all.
+        self._partition.interrupt(self)
 
     def interrupt_taken(self) -> bool:
         """See `EngineVcpu.interrupt_taken`."""

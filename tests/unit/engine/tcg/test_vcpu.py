@@ -454,23 +454,36 @@ def test_an_interrupt_that_cannot_be_taken_yet(machine: Machine) -> None:
     assert not vcpu.interrupt_taken()
 
 
-def test_a_window_for_another_interrupt(machine: Machine) -> None:
-    """One is delivered at once, and the run ends when the next could be."""
+def test_an_interrupt_that_lasts_needs_no_exit(machine: Machine) -> None:
     vcpu = machine.vcpu
-    vcpu.set("rflags", 1 << 9 | 2)
+    vcpu.set("rflags", 2)
 
     def guest(vcpu: TcgVcpu) -> None:
-        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 0xF3 | L.EVENT_EXCEPTION | L.EVENT_VALID
-        assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
-        assert machine.vmcb(vcpu, L.INT_CONTROL, 4) & L.V_IRQ
-        machine.exit(vcpu, L.EXIT_VINTR)
+        assert not machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        control = machine.vmcb(vcpu, L.INT_CONTROL, 4)
+        assert control == _REQUESTED
+        machine.vmcb(vcpu, L.INT_CONTROL, 4, control & ~L.V_IRQ)
+        machine.exit(vcpu, L.EXIT_HLT)
 
     machine.guest = guest
-    vcpu.request_interrupt(0xF3)
-    vcpu.request_window()
+    vcpu.request_interrupt(0xF3, lasting=True)
     vcpu.start()
-    assert vcpu.take_exit() is None
+    vcpu.take_exit()
     assert vcpu.interrupt_taken()
+
+
+def test_a_window_for_another_interrupt(machine: Machine) -> None:
+    """The run ends soon, but not before it began."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+    machine.field(vcpu, L.ASLEEP, 4, 0)
+    vcpu.request_interrupt(0xF3)
+    vcpu.start()
+    assert machine.dma.interrupts == []
+    machine.dma.stub = lambda cpu: None
+    vcpu.request_window()
+    assert machine.dma.interrupts == [(0, L.KICK_VECTOR)]
+    assert machine.field(vcpu, L.STOP, 4) == 0
 
 
 def test_no_interrupt_is_asked_for(machine: Machine) -> None:
