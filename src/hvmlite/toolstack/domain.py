@@ -36,6 +36,8 @@ SHUTDOWN_NAMES = {
     SHUTDOWN_watchdog: "watchdog",
     SHUTDOWN_soft_reset: "soft_reset",
 }
+_PATIENCE = 1.0
+"""Seconds that `destroy` waits for disks."""
 _CRASHES = ("crash", "watchdog")
 
 
@@ -223,9 +225,13 @@ class Domain:
         return self._outcome
 
     def destroy(self) -> None:
-        """Ends the guest at once and frees what it had; safe to repeat."""
+        """Ends the guest at once and frees what it had; safe to repeat.
+
+        Waits a moment for its disks, but not for one that hangs.
+        """
         if not self._ended.is_set():
             self._host.call(self._finish, Outcome("destroyed"))
+            self._host.wait_for_devices(_PATIENCE)
 
     # ---- in the host's thread -------------------------------------------------------------------
 
@@ -296,6 +302,10 @@ class Domain:
             self.unknown_calls[name] = self.unknown_calls.get(name, 0) + count
         self.exits += sum(vcpu.exits for vcpu in now.domain.vcpus)
         now.destroy()
+        if (devices := now.devices) is not None and devices.keys():
+            leaving = self._host.leaving
+            leaving.add(devices)
+            devices.when_gone(lambda: leaving.discard(devices))
 
     def _finish(self, outcome: Outcome) -> None:
         if self._ended.is_set():

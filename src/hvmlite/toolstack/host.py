@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
@@ -23,6 +24,7 @@ from hvmlite.xenstore.server import XenStore
 
 if TYPE_CHECKING:
     from hvmlite.backends.workers import WorkerPool
+    from hvmlite.toolstack.devices.manager import Devices
     from hvmlite.toolstack.progress import Progress
     from hvmlite.xenstore.client import StoreClient
     from hvmlite.xenstore.socket import SocketServer
@@ -31,6 +33,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_MEMORY = 8 << 30
+_PATIENCE = 10.0
+"""Seconds for a disk to take what was written; one that is remote may never."""
 
 
 class Host:
@@ -71,6 +75,8 @@ class Host:
         self._sockets: list[SocketServer] = []
         self.domains: dict[int, Domain] = {}
         self._workers: WorkerPool | None = None
+        self.leaving: set[Devices] = set()
+        """Devices of domains that are gone, with something under way; in the host's thread."""
         self._closed = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="hvmlite-host", daemon=True)
@@ -181,12 +187,22 @@ class Host:
             except MemoryError:
                 raise full from None
 
+    def wait_for_devices(self, patience: float) -> None:
+        """Waits up to `patience` seconds until disks have what gone domains have written."""
+        if threading.current_thread() is self._thread:
+            # It is this thread that would see them go.
+            return
+        deadline = time.monotonic() + patience
+        while self.leaving and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
     def close(self) -> None:
         """Destroys all domains and ends the thread; safe to repeat."""
         if self._closed:
             return
         for domain in list(self.domains.values()):
             domain.destroy()
+        self.wait_for_devices(_PATIENCE)
         self._closed = True
         if self._workers is not None:
             # What is under way ends first: a guest's flush, a write into what was its memory.

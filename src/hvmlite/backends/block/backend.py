@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvmlite.abi.blkif import SECTOR_SIZE, VDISK_CDROM, VDISK_READONLY
-from hvmlite.backends.block.image import Image
+from hvmlite.backends.block.image import Image, Job, Operation
 from hvmlite.backends.block.queue import MAX_INDIRECT_SEGMENTS, Queue
 from hvmlite.backends.device import Backend, Device
 
@@ -109,6 +109,15 @@ class BlockBackend(Backend):
         for queue in self._queues:
             queue.close()
         self._queues.clear()
+        if self.image.flush_at_end:
+            # A guest that is destroyed has no power cut: what was answered is in the image.
+            self.device.hold()
+            self.image.start(Job(Operation.FLUSH, 0, 0, (), self._flushed))
+
+    def _flushed(self, error: OSError | None) -> None:
+        if error is not None:
+            self.image_failed(0, error)
+        self.device.unhold()
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -51,6 +51,8 @@ class Image(ABC):
     discards: bool = False
     """Whether DISCARD does something."""
     discard_granularity: int = 4096
+    flush_at_end: bool = False
+    """Whether a write that was done may be lost if no flush comes before `close`."""
 
     def read_now(self, views: Sequence[Buffer], offset: int, size: int) -> bool:
         """Reads if that need not wait for anything; raises OSError."""

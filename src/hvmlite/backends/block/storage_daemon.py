@@ -49,7 +49,10 @@ def open_image(
             "discard": "unmap",
             "detect-zeroes": "unmap",
         }
-        return _serve(node, Path(folder, "nbd"), target, loop, readonly=readonly)
+        image = _serve(node, Path(folder, "nbd"), target, loop, readonly=readonly)
+        # Formats keep their tables in the daemon's memory until then.
+        image.flush_at_end = not readonly and not snapshot
+        return image
     finally:
         # Whoever has them open keeps them; nothing is left behind however we end.
         shutil.rmtree(folder, ignore_errors=True)

@@ -46,7 +46,7 @@ class Devices:
         self._report = report
         self._devices: dict[Key, Device] = {}
         self._waiting: dict[Key, list[Callable[[], None]]] = {}
-        self._when_gone: Callable[[], None] | None = None
+        self._when_gone: list[Callable[[], None]] = []
 
     def __contains__(self, key: Key) -> bool:
         return key in self._devices
@@ -118,9 +118,10 @@ class Devices:
             self._prune(path)
         for done in self._waiting.pop(key, ()):
             done()
-        if not self._devices and self._when_gone is not None:
-            when_gone, self._when_gone = self._when_gone, None
-            when_gone()
+        if not self._devices:
+            when_gone, self._when_gone = self._when_gone, []
+            for callback in when_gone:
+                callback()
 
     def _prune(self, path: str) -> None:
         """Takes a device's directory away, and those above that are empty then, as xl does."""
@@ -140,7 +141,7 @@ class Devices:
         What was under way when the domain ended may last: until then an image is still open.
         """
         if self._devices:
-            self._when_gone = callback
+            self._when_gone.append(callback)
         else:
             callback()
 

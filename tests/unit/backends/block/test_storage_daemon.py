@@ -152,3 +152,18 @@ def test_readers_share(attach: Attach) -> None:
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(UserError, match="disk nbd://"):
         storage_daemon._remote(address)
+
+
+def test_what_was_answered_is_there_after_the_end(attach: Attach, tmp_path: Path) -> None:
+    """Also what no flush came for: a guest that is destroyed is no power cut of the host's."""
+    path = tmp_path / "late.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE)], check=True)
+    disk = attach(target=str(path), format="qcow2")
+    disk.connect()
+    own, refs = disk.pages(1)
+    own[0].write(0, b"late" * 1024)
+    assert disk.ask(disk.request(WRITE, 1, 8, [(refs[0], 0, 7)])) == {1: (WRITE, OKAY)}
+    disk.domain.destroy()
+    raw = tmp_path / "late.raw"
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw], check=True)
+    assert raw.read_bytes()[4096:8192] == b"late" * 1024
