@@ -59,6 +59,8 @@ class RawImage(Image):
         self._written = 0
         """Writes that are done; of these a flush has covered the first `_flushed`."""
         self._flushed = 0
+        self._lost: OSError | None = None
+        """What the host said when it could not write back; it says so once and forgets the data."""
 
     def _look(self) -> None:
         status = os.fstat(self._fd)
@@ -127,13 +129,15 @@ class RawImage(Image):
 
     def _flush(self, job: Job) -> None:
         covered = self._written
-        if covered == self._flushed:
-            job.done(None)
+        if self._lost is not None or covered == self._flushed:
+            job.done(self._lost)
             return
 
         def flushed(_result: None, error: BaseException | None) -> None:
             if error is None:
                 self._flushed = max(self._flushed, covered)
+            elif isinstance(error, OSError):
+                self._lost = error
             _finish(job, error)
 
         self._workers.submit(lambda: os.fdatasync(self._fd), flushed)
