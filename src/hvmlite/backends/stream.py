@@ -306,12 +306,20 @@ class SocketStream(_PeerStream):
         try:
             client, _ = self._server.accept()
         except OSError:
-            # The client gave up first, or we are out of descriptors: then again a little later.
+            # The client gave up first, or we are out of descriptors: then again a little later, for
+            # the loop would call at once.
+            self._listen(False)
+            self._look_later()
             return
         client.setblocking(False)
         self._fd = client.detach()
         self._listen(False)
         self._came()
+
+    def _look(self) -> None:
+        super()._look()
+        if self._fd < 0:
+            self._listen(True)
 
     def _left(self) -> None:
         super()._left()
