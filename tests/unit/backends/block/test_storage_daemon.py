@@ -41,6 +41,8 @@ def check(disk: Disk) -> None:
     assert disk.ask(disk.request(WRITE, 2, 64, [(refs[1], 0, 7)])) == {2: (WRITE, OKAY)}
     assert disk.ask(disk.request(FLUSH, 3, 0, [])) == {3: (FLUSH, OKAY)}
     disk.front.state(6)
+    # Linux's driver waits too: what it wrote is flushed first.
+    disk.front.wait(lambda: disk.front.backend_state() == 6)
     disk.connect()
     own, refs = disk.pages(1)
     assert disk.ask(disk.request(READ, 4, 64, [(refs[0], 0, 7)])) == {4: (READ, OKAY)}
