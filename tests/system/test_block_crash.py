@@ -67,7 +67,13 @@ def crash(kernel: Path, writer: Path, folder: Path, form: str, seed: int) -> int
             pass
         acknowledged = [int(each) for each in re.findall(rb"ack (\d+)\r?\n", command.output)]
     raw = folder / "raw"
-    subprocess.run(["qemu-img", "convert", "-f", form, "-O", "raw", image, raw], check=True)
+
+    def convert() -> bool:
+        # A process that ends has no environment any more, but holds its locks a moment longer.
+        argv = ["qemu-img", "convert", "-f", form, "-O", "raw", image, raw]
+        return subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+    assert wait_until(convert, 10), "the image cannot be read after the crash"
     data = raw.read_bytes()
     for number in acknowledged:
         assert data[number * 3 * 512 :].startswith(b"record %d\n\0" % number), number
