@@ -155,12 +155,12 @@ def test_two_queues_and_small_frames(boot: Callable[..., Shell], server: int) ->
 def attach_and_detach(guest: Shell, times: int) -> None:
     domain = guest.domain.incarnation.domain
 
-    def held() -> tuple[int, int, int, int]:
+    def held() -> tuple[int, int, int, bool]:
         return (
             len(domain.grants.pins),
             len(domain.evtchn._backends),
             len(os.listdir("/proc/self/fd")),
-            len(guest.host.store.list("/local/domain/0/backend/vif")),
+            guest.host.store.exists("/local/domain/0/backend/vif"),
         )
 
     before: tuple[int, ...] = ()
@@ -175,6 +175,8 @@ def attach_and_detach(guest: Shell, times: int) -> None:
         if i == 0:
             before = guest.call(held)
     assert guest.call(held) == before
+    # Not even the folder that all of them were in.
+    assert not before[-1]
     assert guest.call(guest.host.store.check) == []
 
 
