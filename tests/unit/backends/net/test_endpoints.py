@@ -401,13 +401,14 @@ def tap() -> Iterator[tuple[Loop, Tap]]:
 
 def test_tap(tap: tuple[Loop, Tap]) -> None:
     loop, made = tap
-    address = Path(f"/sys/class/net/{made.name}/address").read_text().strip()
     got: list[bytes] = []
     made.receive = lambda frames: got.extend(each.data() for each in frames) or len(frames)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300) as raw:
         raw.bind((made.name, 3))
         raw.settimeout(5)
-        to_host = ethernet(b"x" * 50, bytes.fromhex(address.replace(":", "")), MAC)
+        # As bound: family, protocol, kind of packet, kind of hardware, then its address.
+        address: bytes = raw.getsockname()[4]
+        to_host = ethernet(b"x" * 50, address, MAC)
         assert made.send([frame(to_host), frame(b"\0" * 14, csum_blank=True)]) == 2
         while raw.recv(4096) != to_host:
             pass
