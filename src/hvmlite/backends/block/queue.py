@@ -57,7 +57,7 @@ _PROBE = 64
 _TOGETHER = 8
 """Answers that a frontend gets although it puts further requests."""
 _POLL_NS = 20_000
-_QUIET_NS = 150_000
+_QUIET_NS = 400_000
 """Without a further request for so long, a frontend waits for answers."""
 
 
