@@ -52,30 +52,6 @@ static void wait_taken(void)
         cpu_relax();
 }
 
-int vcpu_initialise(unsigned int vcpu, void (*fn)(void))
-{
-    struct vcpu_hvm_context context = {
-        .mode = VCPU_HVM_MODE_32B,
-        .cpu_regs.x86_32 = {
-            .eip = (u32)(ulong)secondary_start,
-            .cr0 = CR0_PE | CR0_ET,
-            .cs_limit = ~0u,
-            .ds_limit = ~0u,
-            .ss_limit = ~0u,
-            .es_limit = ~0u,
-            .tr_limit = 0x67,
-            .cs_ar = 0xc9b,
-            .ds_ar = 0xc93,
-            .ss_ar = 0xc93,
-            .es_ar = 0xc93,
-            .tr_ar = 0x8b,
-        },
-    };
-
-    prepare(vcpu, fn);
-    return (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
-}
-
 static void protected_context(struct vcpu_hvm_context *context)
 {
     context->mode = VCPU_HVM_MODE_32B;
@@ -93,6 +69,15 @@ static void protected_context(struct vcpu_hvm_context *context)
         .es_ar = 0xc93,
         .tr_ar = 0x8b,
     };
+}
+
+int vcpu_initialise(unsigned int vcpu, void (*fn)(void))
+{
+    struct vcpu_hvm_context context = {0};
+
+    protected_context(&context);
+    prepare(vcpu, fn);
+    return (int)vcpu_op(VCPUOP_initialise, vcpu, &context);
 }
 
 /* As after a start-up message: CS at the trampoline, everything else at 0, 64 KiB each. */
