@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def die_with_parent(parent: int) -> Callable[[], None]:
     """For the child between fork and exec: be killed when the parent's thread ends."""
     prctl, getppid, leave = _libc.prctl, os.getppid, os._exit
     kill = int(signal.SIGKILL)
@@ -55,7 +55,7 @@ class HelperProcess:
                 stderr=self._log,
                 pass_fds=fds,
                 # Only prctl and getppid, loaded beforehand: no lock can be taken in the child.
-                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509
+                preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509
                 process_group=0,
             )
         except OSError as error:

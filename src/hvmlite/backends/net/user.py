@@ -1,16 +1,14 @@
 """A network of the user's own, without any rights: the program passt, one process an interface.
 
 passt gives the guest an address by DHCP, DNS, and the host's own connections; the guest finds the
-host's loopback interface at the gateway's address. Facts: passt(1) for the command line; prctl(2).
+host's loopback interface at the gateway's address. Facts: passt(1) for the command line.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvmlite.backends.net.stream import StreamEndpoint, enlarge
+from hvmlite.backends.process import die_with_parent
 from hvmlite.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ ENVIRONMENT = "HVMLITE_PASST"
 MTU = 65516
 """What passt tells the guest by default: the most that Linux's netfront takes (it keeps room for a
 VLAN tag in 65535 bytes), in words of 4 bytes.  Few long frames cost both sides least."""
-_PR_SET_PDEATHSIG = 1
 _WORDS = 65536
-_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,6 @@ def find_passt() -> str:
     return path
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    """For the child between fork and exec: be killed when the parent's thread ends.
-
-    Where passt then gives up root that is void; but it also ends when its connection does.
-    """
-    prctl, getppid, leave = _libc.prctl, os.getppid, os._exit
-    kill = int(signal.SIGKILL)
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, kill, 0, 0, 0)
-        if getppid() != parent:
-            leave(1)
-
-    return prepare
-
-
 class UserNetwork(StreamEndpoint):
     """passt and the connection to it.  `options` are further ones of passt's; raises UserError."""
 
@@ -126,8 +107,8 @@ class UserNetwork(StreamEndpoint):
                     stdout=self._log,
                     stderr=self._log,
                     pass_fds=(theirs.fileno(),),
-                    # Only prctl and getppid, loaded beforehand: no lock can be taken in the child.
-                    preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509
+                    # Void where passt gives up root; but it also ends when its connection does.
+                    preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509
                     process_group=0,
                 )
         except BaseException:
