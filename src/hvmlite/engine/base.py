@@ -108,6 +108,11 @@ class Kicked(Exit):
 
 
 @record
+class Window(Exit):
+    """The guest can take an interrupt; see `EngineVcpu.watch_window`."""
+
+
+@record
 class Failure(Exit):
     """The engine cannot run this vCPU on: its state is invalid.  `reason` says what is wrong."""
 
@@ -171,6 +176,8 @@ class EngineVcpu(ABC):
     """
 
     index: int
+    eoi_passes: bool = False
+    """Whether `pass_eoi` and `watch_window` do something."""
 
     @abstractmethod
     def load(self, state: CpuState) -> None:
@@ -246,6 +253,21 @@ class EngineVcpu(ABC):
         interrupt may have been withdrawn by then.  A `lasting` one never is: it is delivered in the
         course of the run, which ends for other reasons only.
         """
+
+    def pass_eoi(self, wanted: bool) -> None:
+        """Has writes of the x2APIC's EOI register go by, without an exit and without effect.
+
+        Only where `eoi_passes`.
+        """
+        raise NotImplementedError
+
+    def watch_window(self) -> bool:
+        """Has the next run end with `Window` once the guest could take an interrupt.
+
+        That is, after the one requested for that run, if any.  Returns whether it will: that one
+        cannot always be delivered in such a way, or the run ends before, when it can.
+        """
+        return False
 
     @abstractmethod
     def request_window(self) -> None:

@@ -144,6 +144,11 @@ def kicked(_vcpu: Vcpu, _exit: b.Exit) -> None:
     """Nothing to do: what the kick was for is seen at the next entry."""
 
 
+def window(vcpu: Vcpu, _exit: b.Exit) -> None:
+    """The guest has enabled interrupts, which somebody wanted to know."""
+    vcpu.eoi_habit.enabled_interrupts()
+
+
 def failure(vcpu: Vcpu, exit_: b.Failure) -> None:
     """The engine cannot go on with this vCPU."""
     vcpu.domain.crash(exit_.reason, vcpu)
@@ -159,6 +164,7 @@ HANDLERS: dict[type[b.Exit], Callable[[Any, Any], None]] = {
     b.Halt: halt,
     b.Shutdown: shutdown,
     b.Kicked: kicked,
+    b.Window: window,
     b.Failure: failure,
 }
 """Who acts on an exit of a vCPU, by its class."""

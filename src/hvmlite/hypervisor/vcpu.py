@@ -18,6 +18,7 @@ from hvmlite.abi.vcpu import (
 from hvmlite.abi.xen import VIRQ_TIMER, vcpu_info
 from hvmlite.hypervisor.areas import Areas
 from hvmlite.hypervisor.call import Call
+from hvmlite.hypervisor.eoi import EoiHabit
 from hvmlite.hypervisor.timekeeping import TIME_OFFSET, Runstate, write_time
 
 if TYPE_CHECKING:
@@ -45,8 +46,17 @@ class InterruptController(Protocol):
     def pending_vector(self) -> int:
         """The vector that the CPU should take now, -1 for none."""
 
-    def acknowledge(self, vector: int) -> int:
-        """The CPU took the vector; returns the one it really gets."""
+    def offer(self, vector: int) -> bool:
+        """The CPU runs and may take the pending vector at any moment, until `settle`.
+
+        Returns whether nothing would come of that interrupt's EOI: it can go unseen.
+        """
+
+    def settle(self, *, taken: bool, ended: bool) -> None:
+        """The CPU has stopped and has `taken` the vector or not.
+
+        `ended`: its EOI goes unseen, so it counts as written.
+        """
 
     def set_irq(self, vector: int) -> None:
         """Requests an edge-triggered interrupt."""
@@ -71,6 +81,8 @@ class Vcpu:
         self.upcall_vector = 0
         self._upcall_latched = False
         self.offered = NOTHING
+        self.eoi_habit = EoiHabit()
+        self._eoi_passes = False
         self.nmi_pending = False
         self.info_page: Page
         self.info_offset = 0
@@ -132,13 +144,28 @@ class Vcpu:
             self.nmi_pending = False
             engine.inject_nmi()
         vector = self.pending_interrupt()
+        habit = self.eoi_habit
         window = False
         if vector >= 0:
             lapic = self.lapic
-            # What a local APIC holds stays there until it is taken.
-            engine.request_interrupt(vector, self.offered >= 0)
-            # No exit marks the end of an upcall: what is behind it would wait for chance.
-            window = self.offered < 0 and lapic is not None and lapic.pending_vector() >= 0
+            if lapic is None:
+                engine.request_interrupt(vector)
+            elif self.offered >= 0:
+                # What a local APIC holds stays there until it is taken.
+                engine.request_interrupt(vector, lasting=True)
+                quiet = lapic.offer(vector) and vector == self.upcall_vector
+                if engine.eoi_passes:
+                    self._eoi_passes = passes = quiet and habit.may_pass()
+                    engine.pass_eoi(passes)
+                    if habit.watching:
+                        habit.watching = engine.watch_window()
+            else:
+                engine.request_interrupt(vector)
+                # No exit marks the end of an upcall: what is behind it would wait for chance.
+                window = lapic.pending_vector() >= 0
+        elif habit.watching:
+            # The upcall's EOI is still to come.
+            engine.watch_window()
         self.running = True
         # Whoever serves the exits spins for a moment, and wants a doorbell before it sleeps.
         engine.start_spinning()
@@ -163,8 +190,8 @@ class Vcpu:
     def after_run(self) -> None:
         """Settles what the last run delivered; call after the engine's `take_exit`."""
         if self.offered >= 0:
-            if self.engine.interrupt_taken() and self.lapic is not None:
-                self.lapic.acknowledge(self.offered)
+            if self.lapic is not None:
+                self.lapic.settle(taken=self.engine.interrupt_taken(), ended=self._eoi_passes)
             self.offered = NOTHING
         elif self.offered == _LATCHED:
             if self.engine.interrupt_taken():
@@ -321,6 +348,7 @@ class Vcpu:
         self.up = False
         self.initialised = False
         self.nmi_pending = False
+        self.eoi_habit.forget()
         self._end_wait()
         self.runstate.change(RUNSTATE_offline, self.domain.clock.now())
 

@@ -96,9 +96,11 @@ class LocalApic:
     """
 
     __slots__ = (
+        "_again",
         "_apic_base",
         "_bus",
         "_enabled",
+        "_offered",
         "_pending",
         "apic_id",
         "irr",
@@ -156,6 +158,8 @@ class LocalApic:
         for offset in LVT_WRITABLE:
             regs[offset >> 4] = APIC_LVT_MASKED
         self.irr = self.isr = self.tmr = self.pending_esr = 0
+        self._offered = -1
+        self._again = False
         self.timer.reset()
         self._enabled = False
         self._pending = -1
@@ -237,6 +241,43 @@ class LocalApic:
         if not self.irr & bit:
             self.irr |= bit
             if vector > self._pending:
+                self._evaluate()
+        elif vector == self._offered and not self._again:
+            # It may have been taken already: who knows?  The owner, once the CPU has stopped.
+            self._again = True
+            self._bus.on_interrupt(self.vcpu_id)
+
+    def offer(self, vector: int) -> bool:
+        """The CPU runs and may take the pending vector at any moment, until `settle`.
+
+        Returns whether nothing would come of that interrupt's EOI: nothing else is in service or
+        requested, nobody waits for it, and it is written to an MSR.
+        """
+        self._offered = vector
+        bit = 1 << vector
+        return (
+            self.irr == bit
+            and not self.isr
+            and not self.tmr & bit
+            and self._apic_base & APIC_BASE_EXTD != 0
+        )
+
+    def settle(self, *, taken: bool, ended: bool) -> None:
+        """The CPU has stopped and has `taken` the offered vector or not.
+
+        One that was requested again meanwhile is taken once more: rather twice than never.
+        `ended`: the EOI of what was taken goes unseen, and counts as written.
+        """
+        vector, again = self._offered, self._again
+        self._offered = -1
+        self._again = False
+        if taken and vector >= 0:
+            self.acknowledge(vector)
+            if ended:
+                self.isr &= ~(1 << vector)
+            if again:
+                self.irr |= 1 << vector
+            if ended or again:
                 self._evaluate()
 
     def acknowledge(self, vector: int) -> int:

@@ -15,6 +15,7 @@ from hvmlite.toolstack.layout import LAPIC_BASE
 
 _APIC_BASE_MSR = 0x1B
 _X2APIC_MSRS = (0x800, 0x8FF)
+_X2APIC_EOI_MSR = 0x80B
 _TSC_DEADLINE_MSR = 0x6E0
 _PAGE = 0x1000
 PHYSICAL_ADDRESS_BITS = 40
@@ -94,8 +95,12 @@ class LapicDevice:
         """See MsrDevice."""
         apic = self.apics[vcpu.id]
         if index == _APIC_BASE_MSR:
+            # In another mode the write of an EOI is a fault.
+            vcpu.engine.pass_eoi(False)
             apic.apic_base = value
         else:
+            if index == _X2APIC_EOI_MSR:
+                vcpu.eoi_habit.written()
             apic.msr_write(index, value)
 
     def _mmio_read(self, vcpu: Vcpu, address: int, size: int) -> int:

@@ -38,6 +38,7 @@ class ScriptedVcpu(FakeVcpu):
         self.runs = 0
         self.requested = -1
         self.taken = False
+        self.watches = True
         self.cpuid: dict[tuple[int, int], Registers] = {}
         self.constant: dict[int, Any] = {}
         self.mmio: Callable[..., None] = lambda read, write: None
@@ -74,6 +75,14 @@ class ScriptedVcpu(FakeVcpu):
     def request_interrupt(self, vector: int, lasting: bool = False) -> None:
         self.requested = vector
         self.log.append(("request", vector))
+
+    def pass_eoi(self, wanted: bool) -> None:
+        self.log.append(("pass_eoi", wanted))
+
+    def watch_window(self) -> bool:
+        if self.watches:
+            self.log.append(("watch",))
+        return self.watches
 
     def request_window(self) -> None:
         self.log.append(("window",))

@@ -20,6 +20,7 @@ from hvmlite.abi.vcpu import (
 )
 from hvmlite.abi.xen import VIRQ_TIMER
 from hvmlite.engine import base as b
+from hvmlite.hypervisor.eoi import WATCHED_EVERY, WATCHED_FIRST
 from hvmlite.hypervisor.vcpu import Vcpu
 
 from .fakes import IF, START, Rig
@@ -53,16 +54,26 @@ class FakeLapic:
 
     def __init__(self) -> None:
         self.enabled = True
+        self.quiet = True
         self.vectors: list[int] = []
         self.acknowledged: list[int] = []
+        self.ended: list[bool] = []
+        self.offered = -1
 
     def pending_vector(self) -> int:
         return max(self.vectors, default=-1)
 
-    def acknowledge(self, vector: int) -> int:
-        self.acknowledged.append(vector)
-        self.vectors.remove(vector)
-        return vector
+    def offer(self, vector: int) -> bool:
+        assert vector in self.vectors
+        self.offered = vector
+        return self.quiet
+
+    def settle(self, *, taken: bool, ended: bool) -> None:
+        if taken:
+            self.acknowledged.append(self.offered)
+            self.ended.append(ended)
+            self.vectors.remove(self.offered)
+        self.offered = -1
 
     def set_irq(self, vector: int) -> None:
         self.vectors.append(vector)
@@ -285,6 +296,72 @@ def test_the_upcall_goes_before_the_apic(rig: Rig) -> None:
     rig.serve(None)
     assert lapic.acknowledged == []
     assert rig.engine().requested == 0xFF
+
+
+# --- EOIs that nobody sees -------------------------------------------------------------------
+
+
+def upcalls(rig: Rig, lapic: FakeLapic, count: int, *, opens: bool = False) -> list[bool]:
+    """Has that many taken, each with its EOI; returns which of these went unseen."""
+    vcpu, engine = rig.domain.vcpus[0], rig.engine()
+    engine.taken = True
+    lapic.ended.clear()
+    for _ in range(count):
+        lapic.vectors = [0x50]
+        engine.log.clear()
+        rig.serve(None)
+        passes = engine.done("pass_eoi")[-1] == (True,) if engine.done("pass_eoi") else False
+        if engine.done("watch"):
+            assert not passes
+            if opens:
+                rig.serve(b.Window())
+        rig.serve(None)
+        if not passes:
+            vcpu.eoi_habit.written()
+    return list(lapic.ended)
+
+
+@pytest.fixture
+def lapic(rig: Rig) -> FakeLapic:
+    rig.domain.callback_vector = -1
+    vcpu = running(rig)
+    vcpu.lapic = lapic = FakeLapic()
+    vcpu.upcall_vector = 0x50
+    rig.engine().eoi_passes = True
+    return lapic
+
+
+def test_eois_go_unseen_once_the_guest_is_known(rig: Rig, lapic: FakeLapic) -> None:
+    assert not any(upcalls(rig, lapic, WATCHED_FIRST))
+    unseen = upcalls(rig, lapic, 4 * WATCHED_EVERY)
+    assert unseen.count(False) == 4
+
+
+def test_one_eoi_with_interrupts_enabled_is_enough(rig: Rig, lapic: FakeLapic) -> None:
+    upcalls(rig, lapic, WATCHED_FIRST)
+    assert any(upcalls(rig, lapic, WATCHED_EVERY))
+    upcalls(rig, lapic, WATCHED_EVERY, opens=True)
+    assert not any(upcalls(rig, lapic, 2 * WATCHED_EVERY))
+    # A kernel that starts anew has a chance again.
+    rig.domain.vcpus[0].park()
+    rig.domain.vcpus[0].up = True
+    assert not any(upcalls(rig, lapic, WATCHED_FIRST))
+    assert any(upcalls(rig, lapic, WATCHED_EVERY))
+
+
+def test_what_could_not_be_watched_proves_nothing(rig: Rig, lapic: FakeLapic) -> None:
+    rig.engine().watches = False
+    assert not any(upcalls(rig, lapic, 4 * WATCHED_FIRST))
+
+
+@pytest.mark.parametrize("why", ["not quiet", "another vector", "engine"])
+def test_other_eois_are_seen(rig: Rig, lapic: FakeLapic, why: str) -> None:
+    upcalls(rig, lapic, WATCHED_FIRST)
+    lapic.quiet = why != "not quiet"
+    if why == "another vector":
+        rig.domain.vcpus[0].upcall_vector = 0x51
+    rig.engine().eoi_passes = why != "engine"
+    assert not any(upcalls(rig, lapic, WATCHED_EVERY))
 
 
 # --- polling ---------------------------------------------------------------------------------

@@ -416,6 +416,78 @@ def test_withdrawn_request_is_spurious(machine: Machine) -> None:
     assert apic.isr == 0
 
 
+def test_an_offered_vector_is_settled(machine: Machine) -> None:
+    apic = machine.apics[0]
+    apic.set_irq(0x41)
+    apic.offer(0x41)
+    apic.settle(taken=False, ended=False)
+    assert (apic.pending_vector(), apic.isr) == (0x41, 0)
+    apic.offer(0x41)
+    apic.settle(taken=True, ended=False)
+    assert (apic.pending_vector(), apic.isr) == (-1, 1 << 0x41)
+
+
+def test_requested_again_while_it_may_have_been_taken(machine: Machine) -> None:
+    """Nobody knows yet whether the first was: the CPU is stopped, then it is made up for."""
+    apic = machine.apics[0]
+    for taken in (False, True):
+        apic.set_irq(0x41)
+        apic.offer(0x41)
+        machine.taken()
+        apic.set_irq(0x41)
+        apic.set_irq(0x41)
+        assert machine.taken() == [("interrupt", 0)]
+        apic.settle(taken=taken, ended=False)
+        assert apic.irr == 1 << 0x41
+    assert (apic.isr, apic.pending_vector()) == (1 << 0x41, -1)
+    write(apic, APIC_EOI, 0)
+    assert apic.pending_vector() == 0x41
+    # Without an offer they merge, as ever.
+    apic.acknowledge(0x41)
+    write(apic, APIC_EOI, 0)
+    assert apic.irr == 0
+
+
+def test_an_eoi_that_goes_unseen(machine: Machine) -> None:
+    apic = machine.apics[0]
+    apic.apic_base |= APIC_BASE_EXTD
+    apic.set_irq(0x41)
+    assert apic.offer(0x41)
+    apic.settle(taken=True, ended=True)
+    assert (apic.isr, apic.irr, apic.pending_vector()) == (0, 0, -1)
+    apic.set_irq(0x41)
+    assert apic.offer(0x41)
+    apic.set_irq(0x41)
+    apic.settle(taken=True, ended=True)
+    assert (apic.isr, apic.pending_vector()) == (0, 0x41)
+
+
+def test_eois_that_must_be_seen(machine: Machine) -> None:
+    apic = machine.apics[0]
+    apic.set_irq(0x41)
+    assert apic.offer(0x41) is apic.in_x2apic_mode
+    apic.apic_base |= APIC_BASE_EXTD
+    assert apic.offer(0x41)
+    apic.set_irq(0x31)
+    assert not apic.offer(0x41), "another waits for it"
+    apic.settle(taken=True, ended=False)
+    apic.set_irq(0x51)
+    assert not apic.offer(0x51), "another is in service"
+    apic.init()
+    apic.msr_write(MSR_X2APIC_FIRST + (APIC_SPIV >> 4), 0x1FF)
+    apic.set_irq(0x41, level=True)
+    assert not apic.offer(0x41), "level-triggered"
+
+
+def test_init_forgets_an_offer(machine: Machine) -> None:
+    apic = machine.apics[0]
+    apic.set_irq(0x41)
+    apic.offer(0x41)
+    apic.init()
+    apic.settle(taken=True, ended=False)
+    assert (apic.isr, apic.irr) == (0, 0)
+
+
 def test_all_register_words(machine: Machine) -> None:
     apic = machine.apics[0]
     for word in range(8):

@@ -25,6 +25,8 @@ CPU_MODEL = "max,la57=off"
 _START_TIMEOUT = 30.0
 _FLUSH_TIMEOUT = 10.0
 _PHYSICAL_GIB = 512
+_X2APIC = 1 << 21
+"""Of CPUID leaf 1, in ecx."""
 
 # Ports that do not exit: a kernel polls the interval timer and scans PCI configuration space some
 # 130,000 times.  They reach QEMU's empty bus, which answers all ones as Xen does for a domU (but
@@ -79,6 +81,7 @@ class TcgPartition(b.Partition):
         for port in OPEN_PORTS:
             u8[area + L.IO_MAP + port // 8] &= ~(1 << port % 8)
         u8[area + L.MSR_MAP : area + L.MSR_MAP + L.MSR_MAP_SIZE] = msr_map()
+        u8[area + L.EOI_MSR_MAP : area + L.EOI_MSR_MAP + L.MSR_MAP_SIZE] = msr_map(eoi=False)
         rom = _code("rom.bin")
         trampoline = rom[symbols.ROM_TRAMPOLINE : symbols.ROM_TRAMPOLINE_END]
         u8[L.TRAMPOLINE : L.TRAMPOLINE + len(trampoline)] = trampoline
@@ -107,8 +110,11 @@ class TcgPartition(b.Partition):
             self._wait_for_stubs()
             first = self.vcpus[0]
             self._dma.set_up(first.read32, first.write32)
+            # A QEMU whose CPU has an x2APIC of its own would have to have it in that mode.
+            eoi_passes = not first.hardware_cpuid(1, 0)[2] & _X2APIC
             for vcpu in self.vcpus:
                 vcpu.allow_sleep()
+                vcpu.eoi_passes = eoi_passes
             # The stubs that were already waiting still count with the old limit.
             for vcpu in self.vcpus:
                 vcpu.read_tsc()

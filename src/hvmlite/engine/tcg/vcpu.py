@@ -58,17 +58,21 @@ _PASS_MSRS = (
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,
     0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,
 )  # fmt: skip
+_X2APIC_EOI = 0x80B
 
 
-def msr_map() -> bytearray:
+def msr_map(*, eoi: bool = True) -> bytearray:
     """The MSR permission map: everything exits but the MSRs named above.
 
-    So does the TSC, which QEMU reads as 0.
+    So does the TSC, which QEMU reads as 0.  `eoi`: whether writing the x2APIC's EOI exits; QEMU
+    ignores the write.
     """
     table = bytearray(b"\xff" * L.MSR_MAP_SIZE)
     for msr in _PASS_MSRS:
         base, index = (0, msr) if msr < 0x2000 else (0x800, msr - 0xC0000000)
         table[base + index // 4] &= ~(3 << (2 * (index % 4)))
+    if not eoi:
+        table[_X2APIC_EOI // 4] &= ~(2 << (2 * (_X2APIC_EOI % 4)))
     return table
 
 
@@ -111,6 +115,11 @@ class TcgVcpu(b.EngineVcpu):
         self._intercept = (vmcb + L.INTERCEPT_1) // 4
         self._rflags = (vmcb + L.CONTROL["rflags"]) // 8
         self._tlb_control = (vmcb + L.TLB_CONTROL) // 4
+        self._msr_map = (vmcb + L.MSR_MAP_ADDRESS) // 8
+        self._eoi_passing = False
+        self._watched = False
+        self._injected = False
+        self._window_open = False
         self._flushing = False
         self.flush_next = True
         """Whether the next run begins with an empty TLB."""
@@ -155,6 +164,7 @@ class TcgVcpu(b.EngineVcpu):
         self._exit_halt = b.Halt()
         self._exit_shutdown = b.Shutdown()
         self._exit_kicked = b.Kicked()
+        self._exit_window = b.Window()
         self._exit_failure = b.Failure()
         self._control = ControlRegisters(self)
         self._initialise()
@@ -303,25 +313,42 @@ class TcgVcpu(b.EngineVcpu):
             self._flushing = True
             self._u32[self._tlb_control] = 1
         vector = self._requested
-        if vector >= 0:
+        if self._watched:
+            self._watch(vector)
+        elif vector >= 0:
             self._offer(vector)
         # What an earlier kick was for has been seen to by now.
         self._u32[self._stop] = 0
 
     def _offer(self, vector: int) -> None:
         """Prepares the delivery of an interrupt, or an exit once there can be one."""
-        u32, u64 = self._u32, self._u64
+        u32 = self._u32
         # By V_IRQ always: QEMU remembers the vector of an injected interrupt and may deliver it a
         # second time when something else stops the CPU.
-        if self._lasting or (
-            u64[self._rflags] & _IF
-            and not u32[self._int_state] & 1
-            and not u64[self._inject] & L.EVENT_VALID
-        ):
+        if self._lasting or self._deliverable():
             u32[self._intercept] &= ~L.INTERCEPT_VINTR
         else:
             u32[self._intercept] |= L.INTERCEPT_VINTR
         u32[self._int_vector] = vector
+        u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
+
+    def _deliverable(self) -> bool:
+        u64 = self._u64
+        return (
+            u64[self._rflags] & _IF != 0
+            and not self._u32[self._int_state] & 1
+            and not u64[self._inject] & L.EVENT_VALID
+        )
+
+    def _watch(self, vector: int) -> None:
+        """Delivers an interrupt, if any, at once; there is an exit as soon as another can be."""
+        u32 = self._u32
+        self._injected = vector >= 0
+        if vector >= 0:
+            # As the interrupt of an INT, which QEMU delivers once.
+            self._u64[self._inject] = vector | L.EVENT_SOFTWARE | L.EVENT_VALID
+        u32[self._intercept] |= L.INTERCEPT_VINTR
+        u32[self._int_vector] = max(vector, _FIRST_INTERRUPT)
         u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
 
     def exited(self) -> bool:
@@ -343,17 +370,26 @@ class TcgVcpu(b.EngineVcpu):
         if self._flushing:
             self._flushing = False
             self._u32[self._tlb_control] = 0
-        if self._requested >= 0:
+        if self._watched:
+            self._taken = self._injected
+        elif self._requested >= 0:
+            self._window_open = False
             self._taken = not self._u32[self._int_control] & L.V_IRQ
             self._u32[self._int_control] = L.V_INTR_MASKING
             self._requested = -1
         else:
             self._taken = False
         info = u64[self._int_info]
-        if info & L.EVENT_VALID and info & _VECTOR < _FIRST_INTERRUPT:
+        if info & L.EVENT_VALID and (info & _VECTOR < _FIRST_INTERRUPT or self._injected):
             # The exit came in the middle of a delivery: have it delivered again.  An interrupt is
-            # still in V_IRQ then.
+            # still in V_IRQ then, unless it was injected.
             u64[self._inject] = info
+        if self._watched:
+            self._watched = False
+            self._window_open = self._injected or self._requested < 0
+            self._injected = False
+            self._u32[self._int_control] = L.V_INTR_MASKING
+            self._requested = -1
         code = u64[self._code]
         decoder = self._decoders.get(code)
         if decoder is None:
@@ -484,8 +520,12 @@ class TcgVcpu(b.EngineVcpu):
     def _interrupted(self) -> b.Exit:
         return self._exit_kicked
 
-    def _can_take_interrupt(self) -> None:
-        """Nothing to do: what there is to deliver is asked for at the next entry."""
+    def _can_take_interrupt(self) -> b.Exit | None:
+        # What there is to deliver is asked for at the next entry.
+        if self._window_open:
+            self._window_open = False
+            return self._exit_window
+        return None
 
     def _shut_down(self) -> b.Exit:
         return self._exit_shutdown
@@ -531,6 +571,24 @@ class TcgVcpu(b.EngineVcpu):
         self._requested = vector
         self._lasting = lasting
         self._taken = False
+
+    def pass_eoi(self, wanted: bool) -> None:
+        """See `EngineVcpu.pass_eoi`."""
+        if wanted != self._eoi_passing and self.eoi_passes:
+            self._eoi_passing = wanted
+            self._u64[self._msr_map] = self._partition.area + (
+                L.EOI_MSR_MAP if wanted else L.MSR_MAP
+            )
+
+    def watch_window(self) -> bool:
+        """See `EngineVcpu.watch_window`."""
+        if self._requested >= 0 and not self._deliverable():
+            # The run ends once it is: the next one can be watched.
+            self._lasting = False
+            return False
+        # From user mode the gate's DPL would count for what is injected here.
+        self._watched = self._requested < 0 or not self._u8[self._cpl]
+        return self._watched
 
     def request_window(self) -> None:
         """See `EngineVcpu.request_window`."""

@@ -108,9 +108,18 @@ def test_getting_ready(machines: Callable[..., Machine]) -> None:
     assert not machine.dma.was_set_up
     machine.partition.wait_ready()
     assert machine.dma.was_set_up
-    assert machine.commands == [L.CMD_RDTSC] * 2
+    commands = [L.CMD_CPUID, *[L.CMD_RDTSC] * 2]
+    assert machine.commands == commands
     machine.partition.wait_ready()
-    assert machine.commands == [L.CMD_RDTSC] * 2
+    assert machine.commands == commands
+
+
+@pytest.mark.parametrize("x2apic", [False, True])
+def test_eois_pass_where_qemu_ignores_them(machines: Callable[..., Machine], x2apic: bool) -> None:
+    machine = machines(2)
+    machine.cpuid[1, 0] = (0, 0, 1 << 21 if x2apic else 0, 0)
+    machine.partition.wait_ready()
+    assert [vcpu.eoi_passes for vcpu in machine.partition.vcpus] == [not x2apic] * 2
 
 
 # --- writes ----------------------------------------------------------------------------------

@@ -91,6 +91,14 @@ def test_msr_map() -> None:
     assert table[0x1800:] == b"\xff" * 0x800
 
 
+def test_msr_map_without_eoi() -> None:
+    with_eoi, without = msr_map(), msr_map(eoi=False)
+    differ = [i for i in range(len(without)) if without[i] != with_eoi[i]]
+    assert differ == [0x80B // 4]
+    # Reading it still exits.
+    assert without[0x80B // 4] ^ with_eoi[0x80B // 4] == 2 << 2 * (0x80B % 4)
+
+
 # --- state -----------------------------------------------------------------------------------
 
 
@@ -470,6 +478,95 @@ def test_an_interrupt_that_lasts_needs_no_exit(machine: Machine) -> None:
     vcpu.start()
     vcpu.take_exit()
     assert vcpu.interrupt_taken()
+
+
+def test_eois_pass_or_do_not(machine: Machine) -> None:
+    vcpu, area = machine.vcpu, machine.partition.area
+    for able, wanted, address in (
+        (False, True, L.MSR_MAP), (True, True, L.EOI_MSR_MAP), (True, True, L.EOI_MSR_MAP),
+        (True, False, L.MSR_MAP),
+    ):  # fmt: skip
+        vcpu.eoi_passes = able
+        vcpu.pass_eoi(wanted)
+        assert machine.vmcb(vcpu, L.MSR_MAP_ADDRESS, 8) == area + address
+
+
+def test_a_watched_interrupt(machine: Machine) -> None:
+    """It is delivered at once, then the run ends when another could be."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+
+    def guest(vcpu: TcgVcpu) -> None:
+        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 1 << 31 | 4 << 8 | 0xF3
+        assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        assert machine.vmcb(vcpu, L.INT_CONTROL, 4) == _REQUESTED
+        machine.vmcb(vcpu, L.EVENT_INJECT, 8, 0)
+        machine.exit(vcpu, L.EXIT_VINTR)
+
+    machine.guest = guest
+    vcpu.request_interrupt(0xF3, lasting=True)
+    assert vcpu.watch_window()
+    vcpu.start()
+    assert isinstance(vcpu.take_exit(), b.Window)
+    assert vcpu.interrupt_taken()
+    assert machine.vmcb(vcpu, L.INT_CONTROL, 4) == 1 << 24
+    # Of that run only.
+    vcpu.request_interrupt(0xF3)
+    vcpu.set("rflags", 2)
+    machine.guest = lambda vcpu: machine.exit(vcpu, L.EXIT_VINTR)
+    vcpu.start()
+    assert vcpu.take_exit() is None
+
+
+def test_a_watched_guest_goes_on(machine: Machine) -> None:
+    vcpu = machine.vcpu
+
+    def guest(vcpu: TcgVcpu) -> None:
+        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == 0
+        assert machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+        machine.exit(vcpu, L.EXIT_HLT)
+
+    machine.guest = guest
+    assert vcpu.watch_window()
+    vcpu.start()
+    assert isinstance(vcpu.take_exit(), b.Halt)
+    assert not vcpu.interrupt_taken()
+
+
+def test_an_exit_while_a_watched_interrupt_is_delivered(machine: Machine) -> None:
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+    info = 1 << 31 | 4 << 8 | 0xF3
+
+    def guest(vcpu: TcgVcpu) -> None:
+        machine.vmcb(vcpu, L.EVENT_INJECT, 8, 0)
+        machine.vmcb(vcpu, L.EXIT_INT_INFO, 8, info)
+        machine.exit(vcpu, L.EXIT_NPF, 1 << 32 | 6, 0x9000)
+
+    machine.guest = guest
+    vcpu.request_interrupt(0xF3)
+    assert vcpu.watch_window()
+    vcpu.start()
+    assert isinstance(vcpu.take_exit(), b.Mmio)
+    assert vcpu.interrupt_taken()
+    assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == info
+
+
+@pytest.mark.parametrize("why", ["disabled", "shadow", "exception", "user"])
+def test_what_cannot_be_watched(machine: Machine, why: str) -> None:
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 2 if why == "disabled" else 1 << 9 | 2)
+    if why == "shadow":
+        machine.vmcb(vcpu, L.INT_STATE, 4, 1)
+    if why == "exception":
+        vcpu.inject_exception(6)
+    machine.vmcb(vcpu, L.CPL, 1, 3 if why == "user" else 0)
+    vcpu.request_interrupt(0xF3, lasting=True)
+    assert not vcpu.watch_window()
+    machine.run(L.EXIT_HLT)
+    # User mode does not last for an interrupt; the others do, and it is tried again after them.
+    waits = machine.vmcb(vcpu, L.INTERCEPT_1, 4) & L.INTERCEPT_VINTR
+    assert bool(waits) is (why != "user")
 
 
 def test_a_window_for_another_interrupt(machine: Machine) -> None:
