@@ -18,6 +18,7 @@ from hvmlite.engine.tcg.dma import DmaDevice
 from hvmlite.engine.tcg.nested import NestedTables
 from hvmlite.engine.tcg.process import QemuProcess
 from hvmlite.engine.tcg.stub import symbols
+from hvmlite.engine.tcg.stub_cpu import StubCpu
 from hvmlite.engine.tcg.vcpu import TcgVcpu, msr_map
 from hvmlite.errors import EngineError
 
@@ -239,12 +240,12 @@ class TcgPartition(b.Partition):
         self._failure = reason
         return EngineError(reason)
 
-    def interrupt(self, vcpu: TcgVcpu) -> None:
+    def interrupt(self, vcpu: StubCpu) -> None:
         """Sends the kick interrupt to a vCPU's stub unless one is on its way."""
         if vcpu.mark_kicked():
             self.send_interrupt(vcpu)
 
-    def send_interrupt(self, vcpu: TcgVcpu) -> None:
+    def send_interrupt(self, vcpu: StubCpu) -> None:
         """Sends the kick interrupt, also if one is on its way."""
         try:
             self._dma.interrupt(vcpu.index, L.KICK_VECTOR)

@@ -1,4 +1,4 @@
-"""One virtual CPU of the embedded engine: its mailbox, its VMCB and the decoding of its exits.
+"""One virtual CPU of the embedded engine: its VMCB and the decoding of its exits.
 
 Facts: AMD64 APM volume 2, chapter 15 and appendices B and C.  QEMU specifics (nRIP is never set,
 EFER.SVME must stay) are in the project's engine notes.
@@ -7,16 +7,14 @@ EFER.SVME must stay) are in the project's engine notes.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hvmlite.engine import atomics
 from hvmlite.engine import base as b
-from hvmlite.engine.atomics import ORDERED_STORES
 from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.control_registers import ControlRegisters
+from hvmlite.engine.tcg.delivery import Delivery
 from hvmlite.engine.tcg.emulate import (
     StringIo,
     begin_string,
@@ -24,33 +22,23 @@ from hvmlite.engine.tcg.emulate import (
     inject_page_fault,
     tsc_instruction,
 )
+from hvmlite.engine.tcg.stub_cpu import StubCpu
 
 if TYPE_CHECKING:
     from hvmlite.engine.tcg.partition import TcgPartition
 
 _MASK32 = 0xFFFF_FFFF
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
-_COMMAND_TIMEOUT = 10.0
 _VMCALL = b"\x0f\x01\xc1"
 _VMCALL_LENGTH = 3
 _UD = 6
-_FIRST_INTERRUPT = 32
-"""Vectors below are exceptions'."""
-_VECTOR = 0xFF
-_IF = 1 << 9
 _SEGMENT = struct.Struct("<HHIQ")
 _CALL_REGISTERS = struct.Struct("<QQQ8xQ8xQ")
 """From rdx in the mailbox: rdx, rsi, rdi, r8, r10."""
 _LONG_MODE_CODE = 0x0200_0000
 """CS.L where the access rights are the upper half of a word."""
-_TURNS = range(12)
-_PATIENCE = 2_000_000
-"""Nanoseconds until the interrupt of a kick is sent again, at first: many times what it takes."""
-_LONGEST_PATIENCE = 100_000_000
 _WRITABLE_EFER = 0xFFFF_FFFF_FFFF_FFFF & ~(L.EFER_SVME | L.EFER_LMA)
 _SAVED_SEGMENTS = frozenset(("fs", "gs", "ldtr", "tr"))
-SPIN_LIMIT = 20000
-"""Polls of an idle stub before it sleeps: about 50 µs, longer than most exits take to answer."""
 
 # Guest state that VMLOAD and VMSAVE switch, and what else the stub never touches: straight through.
 _PASS_MSRS = (
@@ -76,28 +64,13 @@ def msr_map(*, eoi: bool = True) -> bytearray:
     return table
 
 
-class TcgVcpu(b.EngineVcpu):
+class TcgVcpu(StubCpu, b.EngineVcpu):
     """A vCPU that a stub runs under VMRUN."""
 
     def __init__(self, partition: TcgPartition, index: int, area: int) -> None:
-        self.index = index
-        self._partition = partition
-        memory = partition.memory
-        self._u8, self._u32, self._u64 = memory.u8, memory.u32, memory.u64
-        start = area + L.CPU_AREAS + index * L.CPU_STRIDE
-        self._mailbox = mailbox = start + L.CPU_MAILBOX
-        self._vmcb = vmcb = start + L.CPU_VMCB
-        # Word indexes of what every exit touches.
-        self._state = (mailbox + L.STATE) // 4
-        self._state_address = memory.address + mailbox + L.STATE
-        self._kicked = (mailbox + L.KICKED) // 4
-        self._kicked_address = memory.address + mailbox + L.KICKED
-        self._patience = _PATIENCE
-        self._remind_at = 0
-        self._asleep = (mailbox + L.ASLEEP) // 4
-        self._stop = (mailbox + L.STOP) // 4
-        self._stop_address = memory.address + mailbox + L.STOP
-        self._bell = (mailbox + L.BELL) // 4
+        super().__init__(partition, index, area)
+        mailbox, vmcb = self._mailbox, self._vmcb
+        self._delivery = Delivery(partition.memory, vmcb)
         self._flags = (mailbox + L.FLAGS) // 4
         self._rbx = (mailbox + L.GENERAL["rbx"]) // 8
         self._rdx_offset = mailbox + L.GENERAL["rdx"]
@@ -109,25 +82,15 @@ class TcgVcpu(b.EngineVcpu):
         self._code = (vmcb + L.EXIT_CODE) // 8
         self._int_info = (vmcb + L.EXIT_INT_INFO) // 8
         self._inject = (vmcb + L.EVENT_INJECT) // 8
-        self._int_control = (vmcb + L.INT_CONTROL) // 4
-        self._int_vector = (vmcb + L.INT_VECTOR) // 4
         self._int_state = (vmcb + L.INT_STATE) // 4
-        self._intercept = (vmcb + L.INTERCEPT_1) // 4
-        self._rflags = (vmcb + L.CONTROL["rflags"]) // 8
         self._tlb_control = (vmcb + L.TLB_CONTROL) // 4
         self._msr_map = (vmcb + L.MSR_MAP_ADDRESS) // 8
         self._eoi_passing = False
-        self._watched = False
-        self._injected = False
-        self._window_open = False
         self._flushing = False
         self.flush_next = True
         """Whether the next run begins with an empty TLB."""
         self._registers = {name: (mailbox + off) // 8 for name, off in L.GENERAL.items()}
         self._registers |= {name: (vmcb + off) // 8 for name, off in L.CONTROL.items()}
-        self._requested = -1
-        self._lasting = False
-        self._taken = False
         self._next_rip = 0
         self._string: StringIo | None = None
         self._started = False
@@ -170,15 +133,9 @@ class TcgVcpu(b.EngineVcpu):
         self._initialise()
 
     def _initialise(self) -> None:
-        u32, u64, vmcb, mailbox = self._u32, self._u64, self._vmcb, self._mailbox
+        u32, u64, vmcb = self._u32, self._u64, self._vmcb
         area = self._partition.area
-        u32[(mailbox + L.INDEX) // 4] = self.index
-        # A sleeping stub needs kicks, which need the DMA device, which the stub sets up.
-        u32[(mailbox + L.SPIN) // 4] = _MASK32
         u32[self._flags] = L.FLAG_LOAD | L.FLAG_CPUID
-        u64[(mailbox + L.VMCB_ADDRESS) // 8] = vmcb
-        u64[(mailbox + L.HSAVE_ADDRESS) // 8] = vmcb - L.CPU_VMCB + L.CPU_HSAVE
-        u64[(mailbox + L.CPUID_ADDRESS) // 8] = vmcb - L.CPU_VMCB + L.CPU_CPUID
         u32[(vmcb + L.INTERCEPT_EXCEPTIONS) // 4] = 1 << L.UD_VECTOR
         u32[(vmcb + L.INTERCEPT_1) // 4] = (
             L.INTERCEPT_INTR | L.INTERCEPT_NMI | L.INTERCEPT_CPUID | L.INTERCEPT_INVD
@@ -188,15 +145,8 @@ class TcgVcpu(b.EngineVcpu):
         u64[(vmcb + L.IO_MAP_ADDRESS) // 8] = area + L.IO_MAP
         u64[(vmcb + L.MSR_MAP_ADDRESS) // 8] = area + L.MSR_MAP
         u32[(vmcb + L.ASID) // 4] = 1
-        u32[self._int_control] = L.V_INTR_MASKING
         u64[(vmcb + L.NESTED_CONTROL) // 8] = 1
         u64[(vmcb + L.NESTED_CR3) // 8] = self._partition.nested.root_address
-        # The stub starts with a command of its own: getting ready.
-        u32[self._state] = _MASK32
-
-    def allow_sleep(self) -> None:
-        """Lets the stub sleep while it has nothing to do; kicks must work from now on."""
-        self._u32[(self._mailbox + L.SPIN) // 4] = SPIN_LIMIT
 
     def intercept_tsc(self) -> None:
         """Has RDTSC and RDTSCP exit."""
@@ -207,39 +157,6 @@ class TcgVcpu(b.EngineVcpu):
         """Runs on the nested tables with that root (physical address) from now on."""
         self._u64[(self._vmcb + L.NESTED_CR3) // 8] = address
         self.flush_next = True
-
-    # ---- commands ---------------------------------------------------------------------------
-
-    def _post(self, command: int) -> None:
-        # The exchange orders the command before the look at the sleep flag; the stub does the same
-        # the other way round, so one of the two always sees the other.
-        atomics.exchange32(self._state_address, command)
-        if self._u32[self._asleep]:
-            self._partition.interrupt(self)
-
-    def wait(self) -> None:
-        """Returns when the stub has carried out its command; only for short commands."""
-        state, u32, spins, deadline = self._state, self._u32, 0, 0.0
-        while u32[state]:
-            spins += 1
-            if spins & 0x3FF == 0:
-                self._partition.check_alive()
-                now = time.monotonic()
-                deadline = deadline or now + _COMMAND_TIMEOUT
-                if now > deadline:
-                    raise self._partition.failed(f"vCPU {self.index} of QEMU does not answer")
-                self.nudge()
-                time.sleep(0 if spins < 0x8000 else 0.0002)
-
-    def command(self, command: int, *arguments: int) -> tuple[int, int, int, int]:
-        """Has the stub carry out a command; returns its four result words."""
-        first = (self._mailbox + L.ARGUMENTS) // 8
-        for i, argument in enumerate(arguments):
-            self._u64[first + i] = argument
-        self._post(command)
-        self.wait()
-        words = self._u64[first : first + 4]
-        return words[0], words[1], words[2], words[3]
 
     def hardware_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """See `EngineVcpu.hardware_cpuid`."""
@@ -273,18 +190,6 @@ class TcgVcpu(b.EngineVcpu):
         start = self._vmcb - L.CPU_VMCB + L.CPU_CPUID
         self._u8[start : start + len(table)] = table
 
-    def read32(self, address: int) -> int:
-        """Reads an L1-physical address (devices of the QEMU machine)."""
-        return self.command(L.CMD_READ32, address)[1] & _MASK32
-
-    def write32(self, address: int, value: int) -> None:
-        """Writes an L1-physical address (devices of the QEMU machine)."""
-        self.command(L.CMD_WRITE32, address, value)
-
-    def measure_exits(self, count: int) -> int:
-        """TSC ticks that `count` bare VMRUN/#VMEXIT pairs take; the guest must loop on VMMCALL."""
-        return self.command(L.CMD_MEASURE, count)[1]
-
     # ---- run ----------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -295,15 +200,7 @@ class TcgVcpu(b.EngineVcpu):
     def start_spinning(self) -> None:
         """See `EngineVcpu.start_spinning`."""
         self._prepare()
-        if ORDERED_STORES:
-            # No barrier between the command and the look at the sleep flag: `set_bell` makes up for
-            # it in the rare case that it was needed.
-            u32 = self._u32
-            u32[self._state] = L.CMD_RUN
-            if u32[self._asleep]:
-                self._partition.interrupt(self)
-        else:
-            self._post(L.CMD_RUN)
+        self._post_spinning(L.CMD_RUN)
 
     def _prepare(self) -> None:
         self._started = True
@@ -312,56 +209,10 @@ class TcgVcpu(b.EngineVcpu):
             self.flush_next = False
             self._flushing = True
             self._u32[self._tlb_control] = 1
-        vector = self._requested
-        if self._watched:
-            self._watch(vector)
-        elif vector >= 0:
-            self._offer(vector)
+        if self._delivery.wanted:
+            self._delivery.prepare()
         # What an earlier kick was for has been seen to by now.
         self._u32[self._stop] = 0
-
-    def _offer(self, vector: int) -> None:
-        """Prepares the delivery of an interrupt, or an exit once there can be one."""
-        u32 = self._u32
-        # By V_IRQ always: QEMU remembers the vector of an injected interrupt and may deliver it a
-        # second time when something else stops the CPU.
-        if self._lasting or self._deliverable():
-            u32[self._intercept] &= ~L.INTERCEPT_VINTR
-        else:
-            u32[self._intercept] |= L.INTERCEPT_VINTR
-        u32[self._int_vector] = vector
-        u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
-
-    def _deliverable(self) -> bool:
-        u64 = self._u64
-        return (
-            u64[self._rflags] & _IF != 0
-            and not self._u32[self._int_state] & 1
-            and not u64[self._inject] & L.EVENT_VALID
-        )
-
-    def _watch(self, vector: int) -> None:
-        """Delivers an interrupt, if any, at once; there is an exit as soon as another can be."""
-        u32 = self._u32
-        self._injected = vector >= 0
-        if vector >= 0:
-            # As the interrupt of an INT, which QEMU delivers once.
-            self._u64[self._inject] = vector | L.EVENT_SOFTWARE | L.EVENT_VALID
-        u32[self._intercept] |= L.INTERCEPT_VINTR
-        u32[self._int_vector] = max(vector, _FIRST_INTERRUPT)
-        u32[self._int_control] = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
-
-    def exited(self) -> bool:
-        """See `EngineVcpu.exited`."""
-        return not self._u32[self._state]
-
-    def spin(self) -> bool:
-        """See `EngineVcpu.spin`."""
-        u32, state = self._u32, self._state
-        for _ in _TURNS:  # noqa: SIM110 - any() with a generator is no spinning
-            if not u32[state]:
-                return True
-        return False
 
     def take_exit(self) -> b.Exit | None:
         """See `EngineVcpu.take_exit`."""
@@ -370,26 +221,14 @@ class TcgVcpu(b.EngineVcpu):
         if self._flushing:
             self._flushing = False
             self._u32[self._tlb_control] = 0
-        if self._watched:
-            self._taken = self._injected
-        elif self._requested >= 0:
-            self._window_open = False
-            self._taken = not self._u32[self._int_control] & L.V_IRQ
-            self._u32[self._int_control] = L.V_INTR_MASKING
-            self._requested = -1
-        else:
-            self._taken = False
+        delivery = self._delivery
         info = u64[self._int_info]
-        if info & L.EVENT_VALID and (info & _VECTOR < _FIRST_INTERRUPT or self._injected):
-            # The exit came in the middle of a delivery: have it delivered again.  An interrupt is
-            # still in V_IRQ then, unless it was injected.
-            u64[self._inject] = info
-        if self._watched:
-            self._watched = False
-            self._window_open = self._injected or self._requested < 0
-            self._injected = False
-            self._u32[self._int_control] = L.V_INTR_MASKING
-            self._requested = -1
+        if info & L.EVENT_VALID:
+            delivery.interrupted(info)
+        if delivery.wanted:
+            delivery.settle()
+        else:
+            delivery.taken = False
         code = u64[self._code]
         decoder = self._decoders.get(code)
         if decoder is None:
@@ -400,49 +239,7 @@ class TcgVcpu(b.EngineVcpu):
     def kick(self) -> None:
         """See `EngineVcpu.kick`."""
         if self._started and self._u32[self._state]:
-            atomics.exchange32(self._stop_address, 1)
-            self._partition.interrupt(self)
-
-    def mark_kicked(self) -> bool:
-        """Notes that an interrupt is on its way; False if one already is."""
-        if atomics.exchange32(self._kicked_address, 1):
-            return False
-        self._patience = _PATIENCE
-        self._remind_at = time.monotonic_ns() + _PATIENCE
-        return True
-
-    def set_bell(self, wanted: int) -> None:
-        """Has the stub ring when it is done with what it is doing."""
-        atomics.exchange32(self._state_address + L.BELL - L.STATE, wanted)
-        # The exchange was the barrier that `start_spinning` did without: now one of the two, the
-        # stub or we, has seen the other's word.
-        if wanted:
-            self.nudge()
-
-    def nudge(self) -> int:
-        """See `EngineVcpu.nudge`."""
-        u32 = self._u32
-        if not u32[self._state]:
-            return b.NO_NUDGE
-        if u32[self._kicked]:
-            return self._remind()
-        if u32[self._asleep]:
-            self._partition.interrupt(self)
-            return self._patience
-        return b.NO_NUDGE
-
-    def _remind(self) -> int:
-        """Sends the interrupt of a kick again after a while: QEMU can lose one.
-
-        VMRUN and #VMEXIT change the CPU's word of pending interrupts without the lock that the main
-        loop holds when it sets a bit there.  The bit is set anew whenever the interrupt comes.
-        """
-        now = time.monotonic_ns()
-        if now >= self._remind_at:
-            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
-            self._remind_at = now + self._patience
-            self._partition.send_interrupt(self)
-        return self._remind_at - now
+            self.stop()
 
     # ---- exits ----------------------------------------------------------------------------------
 
@@ -522,10 +319,7 @@ class TcgVcpu(b.EngineVcpu):
 
     def _can_take_interrupt(self) -> b.Exit | None:
         # What there is to deliver is asked for at the next entry.
-        if self._window_open:
-            self._window_open = False
-            return self._exit_window
-        return None
+        return self._exit_window if self._delivery.window else None
 
     def _shut_down(self) -> b.Exit:
         return self._exit_shutdown
@@ -568,9 +362,20 @@ class TcgVcpu(b.EngineVcpu):
 
     def request_interrupt(self, vector: int, lasting: bool = False) -> None:
         """See `EngineVcpu.request_interrupt`."""
-        self._requested = vector
-        self._lasting = lasting
-        self._taken = False
+        self._delivery.request(vector, lasting)
+
+    def interrupt_taken(self) -> bool:
+        """See `EngineVcpu.interrupt_taken`."""
+        return self._delivery.taken
+
+    def watch_window(self) -> bool:
+        """See `EngineVcpu.watch_window`."""
+        return self._delivery.watch()
+
+    def request_window(self) -> None:
+        """See `EngineVcpu.request_window`."""
+        # Not `kick`, whose stop word could keep the guest from beginning at all.
+        self._partition.interrupt(self)
 
     def pass_eoi(self, wanted: bool) -> None:
         """See `EngineVcpu.pass_eoi`."""
@@ -579,25 +384,6 @@ class TcgVcpu(b.EngineVcpu):
             self._u64[self._msr_map] = self._partition.area + (
                 L.EOI_MSR_MAP if wanted else L.MSR_MAP
             )
-
-    def watch_window(self) -> bool:
-        """See `EngineVcpu.watch_window`."""
-        if self._requested >= 0 and not self._deliverable():
-            # The run ends once it is: the next one can be watched.
-            self._lasting = False
-            return False
-        # From user mode the gate's DPL would count for what is injected here.
-        self._watched = self._requested < 0 or not self._u8[self._cpl]
-        return self._watched
-
-    def request_window(self) -> None:
-        """See `EngineVcpu.request_window`."""
-        # Not `kick`, whose stop word could keep the guest from beginning at all.
-        self._partition.interrupt(self)
-
-    def interrupt_taken(self) -> bool:
-        """See `EngineVcpu.interrupt_taken`."""
-        return self._taken
 
     def inject_exception(self, vector: int, error_code: int | None = None) -> None:
         """See `EngineVcpu.inject_exception`."""
@@ -702,7 +488,7 @@ class TcgVcpu(b.EngineVcpu):
         self._u64[self._int_info] = 0
         self._u32[self._int_state] = 0
         self._u32[self._flags] |= L.FLAG_LOAD
-        self._requested = -1
+        self._delivery.forget()
 
     def get(self, name: str) -> int:
         """See `EngineVcpu.get`."""

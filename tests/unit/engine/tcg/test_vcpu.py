@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from hvmlite.engine import base as b
 from hvmlite.engine.tcg import layout as L
-from hvmlite.engine.tcg import vcpu as vcpu_module
-from hvmlite.engine.tcg.vcpu import SPIN_LIMIT, TcgVcpu, msr_map
+from hvmlite.engine.tcg import stub_cpu
+from hvmlite.engine.tcg.stub_cpu import SPIN_LIMIT
+from hvmlite.engine.tcg.vcpu import TcgVcpu, msr_map
 from hvmlite.errors import EngineError
 
 from .fakes import Machine
@@ -742,7 +743,7 @@ def test_commands(machine: Machine) -> None:
 
 
 def test_a_stub_that_does_not_answer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vcpu_module, "_COMMAND_TIMEOUT", 0.05)
+    monkeypatch.setattr(stub_cpu, "_COMMAND_TIMEOUT", 0.05)
     machine.dma.stub = lambda _cpu: None
     with pytest.raises(EngineError, match="vCPU 0 of QEMU does not answer"):
         machine.vcpu.read_tsc()
