@@ -105,6 +105,19 @@ def acquire_options() -> list[str]:
     ]
 
 
+def proxies() -> dict[str, str]:
+    """Return the proxies of the host's apt as the environment variables that other clients read."""
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    options = "\n".join(acquire_options())
+    # apt takes the one for http where https has none.
+    for scheme, takers in (("http", names[:2]), ("https", names[1:2])):
+        match = re.search(rf'^Acquire::{scheme}::Proxy "(.+)";$', options, re.MULTILINE)
+        if match:
+            found.update(dict.fromkeys(takers, match[1]))
+    return {name: value for name, value in found.items() if value != "DIRECT"}
+
+
 def private_apt(folder: Path, suites: Sequence[Suite]) -> Apt:
     """Return an apt with lists of its own for ``suites``, as far as they are to be had."""
     for sub in ("state/lists/partial", "cache/archives/partial"):

@@ -1,8 +1,8 @@
 """A Debian root file system on a disk image, with the kernel and initramfs that it boots with.
 
-Made by mmdebstrap from the host's own package sources: with root, or without by user namespaces or
-fakechroot. It takes a minute and some 100 MB of downloads, so it is made when it is first wanted
-and kept in the assets folder until its recipe changes. The host's apt and /etc stay as they are.
+Made by debootstrap (`hvmlite.testing.debootstrap`), with root or without. It takes a minute or two
+and some 130 MB of downloads, so it is made when it is first wanted and kept in the assets folder
+until its recipe changes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvmlite.testing.apt import (
-    KEYRING,
-    FetchError,
-    acquire_options,
-    host_suites,
-    release_codename,
-)
+from hvmlite.testing.apt import release_codename
 from hvmlite.testing.assets import assets_dir
+from hvmlite.testing.debootstrap import Recipe, bootstrap
+from hvmlite.testing.tools import environment, run
 
 PASSWORD = "hvmlite"
 """Root's password in the guest."""
@@ -35,35 +31,34 @@ PARTITION_START = 1 << 20
 """Bytes before the one partition of the image, which goes on to its end."""
 
 _IMAGE_SIZE = 2 << 30
-_BUILD_LIMIT = 900
 _SECTOR = 512
-_PACKAGES = (
-    *("systemd-sysv", "udev", "dbus", "libpam-systemd", "linux-image-amd64", "initramfs-tools"),
-    *("e2fsprogs", "procps", "ifupdown", "isc-dhcp-client", "iproute2", "iputils-ping", "netbase"),
-    *("gcc", "make", "libc6-dev"),
-)
-# Before packages are configured: the initramfs is made while the kernel's package is.
-_EARLY_FILES = {
-    "etc/initramfs-tools/conf.d/driver-policy": "MODULES=list\n",
-    "etc/initramfs-tools/modules": "xen-blkfront\nxen-netfront\next4\n",
-}
-# What Debian's installer would have written.
-_FILES = {
-    "etc/fstab": "/dev/xvda1 / ext4 errors=remount-ro 0 1\n",
-    "etc/hostname": "debian\n",
-    "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost ip6-localhost\n",
-    "etc/network/interfaces": (
-        "auto lo\niface lo inet loopback\nallow-hotplug enX0\niface enX0 inet dhcp\n"
+_SCRATCH = ".rootfs-"
+_RECIPE = Recipe(
+    packages=(
+        *("systemd-sysv", "udev", "dbus", "libpam-systemd", "linux-image-amd64"),
+        *("initramfs-tools", "e2fsprogs", "procps", "ifupdown", "isc-dhcp-client", "iproute2"),
+        *("iputils-ping", "netbase", "gcc", "make", "libc6-dev"),
     ),
-    "etc/apt/sources.list": "",
-    # An empty one would make systemd think of a first boot, and enable every unit there is.
-    "etc/machine-id": f"{1:032x}\n",
-}
-# Of the host: the way to its mirror and its name server.
-_REMOVED = (
-    "etc/apt/apt.conf.d/99mmdebstrap",
-    "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
-    "etc/resolv.conf",
+    # The initramfs is made while the kernel's package is configured.
+    early={
+        "etc/initramfs-tools/conf.d/driver-policy": "MODULES=list\n",
+        "etc/initramfs-tools/modules": "xen-blkfront\nxen-netfront\next4\n",
+    },
+    # What Debian's installer would have written.
+    late={
+        "etc/fstab": "/dev/xvda1 / ext4 errors=remount-ro 0 1\n",
+        "etc/hostname": "debian\n",
+        "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost ip6-localhost\n",
+        "etc/network/interfaces": (
+            "auto lo\niface lo inet loopback\nallow-hotplug enX0\niface enX0 inet dhcp\n"
+        ),
+        "etc/apt/sources.list": "",
+        # An empty one would make systemd think of a first boot, and enable every unit there is.
+        "etc/machine-id": f"{1:032x}\n",
+    },
+    # Of the host: the way to its mirror and its name server.
+    removed=("etc/resolv.conf", "var/log/bootstrap.log"),
+    password=PASSWORD,
 )
 
 
@@ -78,7 +73,7 @@ class Rootfs:
 
     def copy(self, target: Path, image_format: str = "raw") -> Path:
         """Write an image of one's own in a format that qemu-img knows; return its path."""
-        _run("qemu-img", "convert", "-f", "raw", "-O", image_format, self.image, target)
+        run("qemu-img", "convert", "-f", "raw", "-O", image_format, self.image, target)
         return target
 
 
@@ -91,8 +86,11 @@ def debian_rootfs(*, refresh: bool = False) -> Rootfs:
     folder = assets_dir() / "rootfs"
     stamp = folder / "recipe"
     with _locked(assets_dir()):
+        for left in assets_dir().glob(f"{_SCRATCH}*"):
+            # Of one that was killed.
+            shutil.rmtree(left, ignore_errors=True)
         if refresh or not (stamp.is_file() and stamp.read_text() == _recipe()):
-            with tempfile.TemporaryDirectory(prefix=".rootfs-", dir=assets_dir()) as scratch:
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=assets_dir()) as scratch:
                 fresh = Path(scratch, "rootfs")
                 _build(Path(scratch), fresh)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -110,14 +108,14 @@ def ext4_image(image: Path, size: int, tree: Path, offset: int = 0) -> None:
     """
     with image.open("wb") as file:
         file.truncate(size)
-    _run(*_mkfs(image, size, tree, offset))
+    run(*_mkfs(image, size, tree, offset))
 
 
 def check_ext4(image: Path, offset: int = 0) -> str:
     """Return what e2fsck has found in a raw image that nobody uses; empty if it is clean."""
     done = subprocess.run(
         ["e2fsck", "-f", "-n", f"{image}?offset={offset}"],
-        env=_environment(),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -136,20 +134,20 @@ def _mkfs(image: Path, size: int, tree: Path, offset: int) -> list[str]:
 
 def _recipe() -> str:
     """Return what changes when the image has to be made anew."""
-    parts = (_PACKAGES, _EARLY_FILES, _FILES, _REMOVED, PASSWORD, _IMAGE_SIZE, release_codename())
+    parts = ("debootstrap", _RECIPE, _IMAGE_SIZE, release_codename())
     return hashlib.sha256(repr(parts).encode()).hexdigest() + "\n"
 
 
 def _build(scratch: Path, folder: Path) -> None:
     folder.mkdir()
-    tar = scratch / "root.tar"
-    _bootstrap(scratch, tar)
-    tree = scratch / "tree"
+    archive = bootstrap(scratch, _RECIPE)
+    tree = scratch / "plain"
     tree.mkdir()
     image = folder / "debian.raw"
     # One process of fakeroot has to see who owns what in the archive, and then make the image.
     script = (
-        'set -e; tree=$1 tar=$2 folder=$3; shift 3; tar -C "$tree" -xf "$tar" --exclude="./dev/*"; '
+        'set -e; tree=$1 archive=$2 folder=$3; shift 3; mkdir -m 755 "$tree/dev" "$tree/proc"; '
+        'tar -C "$tree" -x --xattrs --xattrs-include="*" -f "$archive"; '
         'cp "$tree"/boot/vmlinuz-* "$folder/vmlinuz"; '
         'cp "$tree"/boot/initrd.img-* "$folder/initrd.img"; "$@"'
     )
@@ -157,40 +155,12 @@ def _build(scratch: Path, folder: Path) -> None:
         file.truncate(_IMAGE_SIZE)
     fakeroot = () if os.geteuid() == 0 else ("fakeroot", "--")
     mkfs = _mkfs(image, _IMAGE_SIZE, tree, PARTITION_START)
-    _run(*fakeroot, "sh", "-c", script, "sh", tree, tar, folder, *mkfs)
+    run(*fakeroot, "sh", "-c", script, "sh", tree, archive, folder, *mkfs)
     with image.open("r+b") as file:
         file.write(_partition_table(_IMAGE_SIZE))
     for name in ("vmlinuz", "initrd.img"):
         (folder / name).chmod(0o644)
     (folder / "recipe").write_text(_recipe())
-
-
-def _bootstrap(scratch: Path, tar: Path) -> None:
-    """Make the archive of the whole file system."""
-    early, late = scratch / "early", scratch / "late"
-    for root, files in ((early, _EARLY_FILES), (late, _FILES)):
-        for name, text in files.items():
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    apt_options = scratch / "apt.conf"
-    apt_options.write_text("".join(f"{line}\n" for line in acquire_options()))
-    removed = " ".join(f'"$1/{name}"' for name in _REMOVED)
-    signed_by = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-    sources = "".join(f"deb {signed_by}{suite.uri} {suite.name} main\n" for suite in host_suites())
-    _run(
-        *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"),
-        f"--include={','.join(_PACKAGES)}",
-        f"--aptopt={apt_options}",
-        # Its own idea of machine-id is the empty file.
-        "--skip=cleanup/reproducible",
-        f"--essential-hook=sync-in {early} /",
-        f'--customize-hook=echo root:{PASSWORD} | chroot "$1" chpasswd',
-        f"--customize-hook=sync-in {late} /",
-        f"--customize-hook=rm -f {removed}",
-        *(release_codename(), tar, "-"),
-        data=sources,
-    )
 
 
 def _partition_table(size: int) -> bytes:
@@ -211,28 +181,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".rootfs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _environment() -> dict[str, str]:
-    # The file system's tools lie where only root's PATH goes.
-    return dict(os.environ, LC_ALL="C", PATH=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def _run(*argv: str | Path, data: str = "") -> None:
-    command: Sequence[str] = [str(each) for each in argv]
-    try:
-        done = subprocess.run(
-            command,
-            env=_environment(),
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            timeout=_BUILD_LIMIT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FetchError(str(error)) from error
-    if done.returncode != 0:
-        raise FetchError(f"{command[0]}: exit status {done.returncode}\n{done.stdout[-4000:]}")
