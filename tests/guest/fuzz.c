@@ -15,6 +15,7 @@
  */
 #include "guest.h"
 #include "layout.h"
+#include "random.h"
 
 #include <xen/argo.h>
 #include <xen/platform.h>
@@ -48,24 +49,9 @@ static u32 ports[RECENT], handles[RECENT], handle_slots[RECENT];
 
 /* ---- random values ------------------------------------------------------------------------- */
 
-static u64 state;
-
-static u64 rnd(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-}
-
-static u32 below(u32 n)
-{
-    return (u32)((u64)(u32)(rnd() >> 16) * n >> 32);
-}
-
 static bool one_in(u32 n)
 {
-    return !below(n);
+    return !random_below(n);
 }
 
 /* Whether a word could lead to what the guest lives on, taken as an address or as a frame. */
@@ -94,39 +80,39 @@ static const u64 edges[] = {
 
 static ulong arena_address(void)
 {
-    return arena + below(ARENA_PAGES * PAGE_SIZE);
+    return arena + random_below(ARENA_PAGES * PAGE_SIZE);
 }
 
 static ulong gfn(void)
 {
-    switch (below(8)) {
+    switch (random_below(8)) {
     case 0:
-        return holes + below(HOLES);
+        return holes + random_below(HOLES);
     case 1:
-        return arena_gfn + ARENA_PAGES + below(64);
+        return arena_gfn + ARENA_PAGES + random_below(64);
     default:
-        return arena_gfn + below(ARENA_PAGES);
+        return arena_gfn + random_below(ARENA_PAGES);
     }
 }
 
 static u64 value(void)
 {
-    switch (below(8)) {
+    switch (random_below(8)) {
     case 0:
     case 1:
-        return below(16);
+        return random_below(16);
     case 2:
-        return below(128);
+        return random_below(128);
     case 3:
-        return safe(edges[below(ARRAY_SIZE(edges))]);
+        return safe(edges[random_below(ARRAY_SIZE(edges))]);
     case 4:
         return arena_address();
     case 5:
         return gfn();
     case 6:
-        return safe(rnd());
+        return safe(random_u64());
     default:
-        return safe((u32)rnd());
+        return safe((u32)random_u64());
     }
 }
 
@@ -138,7 +124,7 @@ static domid_t neighbour(void)
 
 static domid_t domid(void)
 {
-    switch (below(16)) {
+    switch (random_below(16)) {
     case 0:
         return 0;
     case 1:
@@ -156,17 +142,17 @@ static domid_t domid(void)
 
 static u32 port(void)
 {
-    return one_in(3) ? below(40) : ports[below(RECENT)];
+    return one_in(3) ? random_below(40) : ports[random_below(RECENT)];
 }
 
 static u32 vcpu(void)
 {
-    return one_in(16) ? (u32)value() : below(3);
+    return one_in(16) ? (u32)value() : random_below(3);
 }
 
 static u64 moment(void)
 {
-    return one_in(4) ? value() : now + below(4000000);
+    return one_in(4) ? value() : now + random_below(4000000);
 }
 
 /* A field: what it should be, or now and then anything at all. */
@@ -213,7 +199,7 @@ static void heal(void)
 static u8 *page(void)
 {
     for (unsigned int i = 0; i < 8; i++) {
-        u32 n = below(ARENA_PAGES);
+        u32 n = random_below(ARENA_PAGES);
 
         gone[n] = gone[n] || !is_ram(arena + n * PAGE_SIZE);
         if (!gone[n])
@@ -231,10 +217,10 @@ static void *buffer(size_t size)
     if (!p)
         return NULL;
     if (size < PAGE_SIZE)
-        p += below((u32)(PAGE_SIZE - size) / 8 + 1) * 8;
+        p += random_below((u32)(PAGE_SIZE - size) / 8 + 1) * 8;
     words = (u32 *)p;
     for (unsigned int i = 0; i < FILLED; i++)
-        words[i] = one_in(3) ? (u32)value() : one_in(2) ? below(4) : 0x7ff07ff0u;
+        words[i] = one_in(3) ? (u32)value() : one_in(2) ? random_below(4) : 0x7ff07ff0u;
     return p;
 }
 
@@ -245,13 +231,13 @@ static void *fresh(void)
 
 static ulong pointer(void)
 {
-    switch (below(16)) {
+    switch (random_below(16)) {
     case 0:
         return (ulong)value();
     case 1:
         return arena_address();
     case 2:
-        return (holes << PAGE_SHIFT) + below(PAGE_SIZE);
+        return (holes << PAGE_SHIFT) + random_below(PAGE_SIZE);
     case 3:
         return 0;
     default:
@@ -288,8 +274,8 @@ static void grant(u32 ref)
 
         e->hdr.domid = to;
         if (one_in(4)) {
-            e->sub_page.page_off = (u16)below(4096);
-            e->sub_page.length = (u16)below(4096);
+            e->sub_page.page_off = (u16)random_below(4096);
+            e->sub_page.length = (u16)random_below(4096);
             flags |= GTF_sub_page;
         }
         e->full_page.frame = frame;
@@ -299,7 +285,7 @@ static void grant(u32 ref)
 
 static u32 ref(void)
 {
-    u32 r = 8 + below(64);
+    u32 r = 8 + random_below(64);
 
     if (one_in(2))
         grant(r);
@@ -321,8 +307,8 @@ static void make_reservation(void *p)
     MAKE(struct xen_memory_reservation);
 
     set_xen_guest_handle(op->extent_start, frames());
-    op->nr_extents = FIELD((xen_ulong_t)below(5));
-    op->extent_order = FIELD((unsigned int)(one_in(4) ? below(4) : 0));
+    op->nr_extents = FIELD((xen_ulong_t)random_below(5));
+    op->extent_order = FIELD((unsigned int)(one_in(4) ? random_below(4) : 0));
     op->mem_flags = FIELD((unsigned int)0);
     op->domid = domid();
 }
@@ -332,9 +318,9 @@ static void make_add_to_physmap(void *p)
     MAKE(struct xen_add_to_physmap);
 
     op->domid = domid();
-    op->size = FIELD((u16)below(8));
-    op->space = FIELD((unsigned int)below(6));
-    op->idx = FIELD((xen_ulong_t)(op->space < 2 ? below(4) : gfn()));
+    op->size = FIELD((u16)random_below(8));
+    op->space = FIELD((unsigned int)random_below(6));
+    op->idx = FIELD((xen_ulong_t)(op->space < 2 ? random_below(4) : gfn()));
     op->gpfn = FIELD((xen_pfn_t)gfn());
 }
 
@@ -343,8 +329,8 @@ static void make_batch(void *p)
     MAKE(struct xen_add_to_physmap_batch);
 
     op->domid = domid();
-    op->space = FIELD((u16)below(6));
-    op->size = FIELD((u16)below(8));
+    op->space = FIELD((u16)random_below(6));
+    op->size = FIELD((u16)random_below(8));
     op->u.foreign_domid = domid();
     set_xen_guest_handle(op->idxs, frames());
     set_xen_guest_handle(op->gpfns, frames());
@@ -365,7 +351,7 @@ static void make_memory_map(void *p)
 {
     MAKE(struct xen_memory_map);
 
-    op->nr_entries = FIELD(below(16));
+    op->nr_entries = FIELD(random_below(16));
     set_xen_guest_handle(op->buffer, fresh());
 }
 
@@ -403,7 +389,7 @@ static void make_memory(u32 cmd, void *p)
     case XENMEM_machphys_mfn_list: {
         MAKE(struct xen_machphys_mfn_list);
 
-        op->max_extents = FIELD(below(8));
+        op->max_extents = FIELD(random_below(8));
         set_xen_guest_handle(op->extent_start, frames());
         break;
     }
@@ -411,11 +397,11 @@ static void make_memory(u32 cmd, void *p)
         MAKE(struct xen_mem_acquire_resource);
 
         op->domid = domid();
-        op->type = FIELD((u16)below(3));
-        op->id = FIELD(below(2));
-        op->nr_frames = FIELD(below(4));
+        op->type = FIELD((u16)random_below(3));
+        op->id = FIELD(random_below(2));
+        op->nr_frames = FIELD(random_below(4));
         op->pad = FIELD(0u);
-        op->frame = FIELD((u64)below(4));
+        op->frame = FIELD((u64)random_below(4));
         set_xen_guest_handle(op->frame_list, frames());
         break;
     }
@@ -457,7 +443,7 @@ static void make_copy_side(struct gnttab_copy *op, bool to)
     else
         side->u.gmfn = FIELD((xen_pfn_t)gfn());
     side->domid = domid();
-    side->offset = FIELD((u16)below(4096));
+    side->offset = FIELD((u16)random_below(4096));
     op->flags |= by_ref ? (to ? GNTCOPY_dest_gref : GNTCOPY_source_gref) : 0;
 }
 
@@ -478,7 +464,7 @@ static void make_grant(u32 cmd, void *p)
     case GNTTABOP_unmap_grant_ref: {
         MAKE(struct gnttab_unmap_grant_ref);
 
-        i = below(RECENT);
+        i = random_below(RECENT);
         op->host_addr = FIELD((u64)(slots + handle_slots[i]) << PAGE_SHIFT);
         op->dev_bus_addr = FIELD((u64)0);
         op->handle = FIELD(handles[i]);
@@ -490,7 +476,7 @@ static void make_grant(u32 cmd, void *p)
         op->flags = FIELD((u16)0);
         make_copy_side(op, false);
         make_copy_side(op, true);
-        op->len = FIELD((u16)below(600));
+        op->len = FIELD((u16)random_below(600));
         break;
     }
     case GNTTABOP_swap_grant_ref: {
@@ -504,12 +490,12 @@ static void make_grant(u32 cmd, void *p)
         MAKE(struct gnttab_setup_table);
 
         op->dom = domid();
-        op->nr_frames = FIELD(below(66));
+        op->nr_frames = FIELD(random_below(66));
         set_xen_guest_handle(op->frame_list, frames());
         break;
     }
     case GNTTABOP_set_version:
-        *(u32 *)p = FIELD(1 + below(2));
+        *(u32 *)p = FIELD(1 + random_below(2));
         break;
     default:
         *(domid_t *)p = domid();
@@ -529,14 +515,14 @@ static void make_evtchn(u32 cmd, void *p)
     case EVTCHNOP_bind_virq: {
         MAKE(struct evtchn_bind_virq);
 
-        op->virq = FIELD(below(24));
+        op->virq = FIELD(random_below(24));
         op->vcpu = vcpu();
         break;
     }
     case EVTCHNOP_bind_pirq: {
         MAKE(struct evtchn_bind_pirq);
 
-        op->pirq = FIELD(below(60));
+        op->pirq = FIELD(random_below(60));
         break;
     }
     case EVTCHNOP_status: {
@@ -561,14 +547,14 @@ static void make_evtchn(u32 cmd, void *p)
         MAKE(struct evtchn_bind_vcpu);
 
         op->port = FIELD(port());
-        op->vcpu = cmd == EVTCHNOP_set_priority ? FIELD(below(17)) : vcpu();
+        op->vcpu = cmd == EVTCHNOP_set_priority ? FIELD(random_below(17)) : vcpu();
         break;
     }
     case EVTCHNOP_init_control: {
         MAKE(struct evtchn_init_control);
 
         op->control_gfn = FIELD((u64)gfn());
-        op->offset = FIELD(below(500) * 8);
+        op->offset = FIELD(random_below(500) * 8);
         op->vcpu = vcpu();
         break;
     }
@@ -590,22 +576,22 @@ static void make_vcpu(u32 cmd, void *p)
         MAKE(struct vcpu_register_vcpu_info);
 
         op->mfn = FIELD((u64)gfn());
-        op->offset = FIELD(below(500) * 8);
+        op->offset = FIELD(random_below(500) * 8);
         break;
     }
     case VCPUOP_set_periodic_timer:
-        *(u64 *)p = FIELD((u64)1000000 + below(100000000));
+        *(u64 *)p = FIELD((u64)1000000 + random_below(100000000));
         break;
     case VCPUOP_set_singleshot_timer: {
         MAKE(struct vcpu_set_singleshot_timer);
 
         op->timeout_abs_ns = moment();
-        op->flags = FIELD(below(2));
+        op->flags = FIELD(random_below(2));
         break;
     }
     case VCPUOP_initialise:
         memset(p, 0, sizeof(struct vcpu_hvm_context));
-        *(u32 *)p = below(5);
+        *(u32 *)p = random_below(5);
         break;
     default:
         *(ulong *)p = arena_address() & ~7ul;
@@ -622,22 +608,22 @@ static void make_sched(u32 cmd, void *p)
         for (unsigned int i = 0; list && i < 4; i++)
             list[i] = FIELD(port());
         set_xen_guest_handle(op->ports, list);
-        op->nr_ports = FIELD(below(5));
+        op->nr_ports = FIELD(random_below(5));
         op->timeout = moment();
         break;
     }
     case SCHEDOP_watchdog: {
         MAKE(struct sched_watchdog);
 
-        op->id = FIELD(below(4));
-        op->timeout = FIELD(below(3) * 0x10000);
+        op->id = FIELD(random_below(4));
+        op->timeout = FIELD(random_below(3) * 0x10000);
         break;
     }
     case SCHEDOP_remote_shutdown:
         *(domid_t *)p = domid();
         break;
     default:
-        *(u32 *)p = FIELD(below(7));
+        *(u32 *)p = FIELD(random_below(7));
     }
 }
 
@@ -649,15 +635,15 @@ static void make_hvm(u32 cmd, void *p)
         MAKE(struct xen_hvm_param);
 
         op->domid = domid();
-        op->index = FIELD(below(42));
-        op->value = one_in(3) ? (u64)HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | below(256) : value();
+        op->index = FIELD(random_below(42));
+        op->value = one_in(3) ? (u64)HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | random_below(256) : value();
         break;
     }
     case HVMOP_set_evtchn_upcall_vector: {
         MAKE(struct xen_hvm_evtchn_upcall_vector);
 
         op->vcpu = vcpu();
-        op->vector = FIELD((u8)below(256));
+        op->vector = FIELD((u8)random_below(256));
         break;
     }
     case HVMOP_get_mem_type: {
@@ -680,10 +666,10 @@ static void make_argo(struct call *c, void *p)
         MAKE(xen_argo_register_ring_t);
         u64 *list = fresh();
 
-        op->aport = FIELD(below(4));
+        op->aport = FIELD(random_below(4));
         op->partner_id = one_in(2) ? domid() : XEN_ARGO_DOMID_ANY;
         op->pad = 0;
-        op->len = FIELD((one_in(8) ? below(3000) : 4 + below(16)) * XEN_ARGO_MSG_SLOT_SIZE);
+        op->len = FIELD((one_in(8) ? random_below(3000) : 4 + random_below(16)) * XEN_ARGO_MSG_SLOT_SIZE);
         for (unsigned int i = 0; list && i < 12; i++)
             list[i] = FIELD((u64)gfn());
         c->a[2] = (ulong)list;
@@ -694,7 +680,7 @@ static void make_argo(struct call *c, void *p)
     case XEN_ARGO_OP_unregister_ring: {
         MAKE(xen_argo_unregister_ring_t);
 
-        op->aport = FIELD(below(4));
+        op->aport = FIELD(random_below(4));
         op->partner_id = one_in(2) ? domid() : XEN_ARGO_DOMID_ANY;
         op->pad = FIELD((u16)0);
         break;
@@ -703,25 +689,25 @@ static void make_argo(struct call *c, void *p)
         MAKE(xen_argo_send_addr_t);
         xen_argo_iov_t *iov = fresh();
 
-        op->src = (xen_argo_addr_t){.aport = below(4), .domain_id = own};
-        op->dst = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = one_in(2) ? domid() : own};
+        op->src = (xen_argo_addr_t){.aport = random_below(4), .domain_id = own};
+        op->dst = (xen_argo_addr_t){.aport = FIELD(random_below(4)), .domain_id = one_in(2) ? domid() : own};
         for (unsigned int i = 0; iov && i < 4; i++) {
             set_xen_guest_handle(iov[i].iov_hnd, (u8 *)arena_address());
-            iov[i].iov_len = FIELD(below(100));
+            iov[i].iov_len = FIELD(random_below(100));
             iov[i].pad = 0;
         }
         c->a[2] = (ulong)iov;
-        c->a[3] = FIELD((ulong)below(5));
-        c->a[4] = (ulong)(u32)rnd();
+        c->a[3] = FIELD((ulong)random_below(5));
+        c->a[4] = (ulong)(u32)random_u64();
         break;
     }
     case XEN_ARGO_OP_notify: {
         xen_argo_ring_data_ent_t *entry = (void *)((u8 *)p + 8);
 
-        *(u32 *)p = FIELD(below(4));
+        *(u32 *)p = FIELD(random_below(4));
         for (unsigned int i = 0; i < 4; i++) {
-            entry[i].ring = (xen_argo_addr_t){.aport = FIELD(below(4)), .domain_id = domid()};
-            entry[i].space_required = FIELD(below(4000));
+            entry[i].ring = (xen_argo_addr_t){.aport = FIELD(random_below(4)), .domain_id = domid()};
+            entry[i].space_required = FIELD(random_below(4000));
         }
         break;
     }
@@ -750,7 +736,7 @@ static void random_call(struct call *c, bool nested);
 static void make_multicall(struct call *c)
 {
     multicall_entry_t *list = buffer(1024);
-    unsigned int n = below(6);
+    unsigned int n = random_below(6);
 
     for (unsigned int i = 0; list && i < n; i++) {
         struct call inner;
@@ -766,7 +752,7 @@ static void make_multicall(struct call *c)
 
 static unsigned int pick_family(void)
 {
-    u32 at = below(WEIGHTS);
+    u32 at = random_below(WEIGHTS);
     unsigned int i = 0;
 
     while (i < ARRAY_SIZE(families) - 1 && at >= families[i].weight)
@@ -778,13 +764,13 @@ static unsigned int pick_family(void)
 static void random_call(struct call *c, bool nested)
 {
     unsigned int f = pick_family();
-    u32 cmd = below(families[f].commands);
+    u32 cmd = random_below(families[f].commands);
     void *p;
 
     for (unsigned int i = 0; i < 5; i++)
         c->a[i] = (ulong)(one_in(3) ? pointer() : value());
     if (one_in(24)) {
-        c->nr = one_in(4) ? (ulong)value() : below(64);
+        c->nr = one_in(4) ? (ulong)value() : random_below(64);
         return;
     }
     c->nr = families[f].nr;
@@ -805,7 +791,7 @@ static void random_call(struct call *c, bool nested)
         make_memory(cmd, p);
         break;
     case __HYPERVISOR_grant_table_op:
-        c->a[2] = one_in(300) ? (ulong)value() : one_in(4) ? below(8) : 1;
+        c->a[2] = one_in(300) ? (ulong)value() : one_in(4) ? random_below(8) : 1;
         for (u32 i = 0; i < 8 && i < c->a[2]; i++)
             make_grant(cmd, (u8 *)p + i * grant_size(cmd));
         break;
@@ -827,7 +813,7 @@ static void random_call(struct call *c, bool nested)
         make_argo(c, p);
         break;
     case __HYPERVISOR_vm_assist:
-        c->a[1] = FIELD((ulong)below(8));
+        c->a[1] = FIELD((ulong)random_below(8));
         break;
     case __HYPERVISOR_sysctl:
     case __HYPERVISOR_domctl:
@@ -839,7 +825,7 @@ static void random_call(struct call *c, bool nested)
         } *op = p;
 
         op->cmd = cmd;
-        op->version = FIELD(INTERFACE_VERSION + below(3));
+        op->version = FIELD(INTERFACE_VERSION + random_below(3));
         if (c->nr == __HYPERVISOR_platform_op)
             op->version = XENPF_INTERFACE_VERSION;
         op->domain = domid();
@@ -848,12 +834,12 @@ static void random_call(struct call *c, bool nested)
     }
     case __HYPERVISOR_dm_op:
         c->a[0] = domid();
-        c->a[1] = FIELD((ulong)below(4));
+        c->a[1] = FIELD((ulong)random_below(4));
         c->a[2] = (ulong)p;
         break;
     case __HYPERVISOR_mmuext_op:
         c->a[0] = (ulong)p;
-        c->a[1] = FIELD((ulong)below(3));
+        c->a[1] = FIELD((ulong)random_below(3));
         c->a[3] = domid();
         break;
     default:
@@ -1020,7 +1006,7 @@ static void remember(const struct call *c, long result)
     u32 cmd = (u32)c->a[0];
 
     if (c->nr == __HYPERVISOR_event_channel_op && !result) {
-        u32 i = below(RECENT);
+        u32 i = random_below(RECENT);
 
         if (cmd == EVTCHNOP_alloc_unbound)
             ports[i] = ((struct evtchn_alloc_unbound *)c->a[1])->port;
@@ -1035,7 +1021,7 @@ static void remember(const struct call *c, long result)
         struct gnttab_map_grant_ref *op = (void *)c->a[1];
 
         if (op->status == GNTST_okay && op->host_addr >> PAGE_SHIFT >= slots) {
-            u32 i = below(RECENT);
+            u32 i = random_below(RECENT);
 
             handles[i] = op->handle;
             handle_slots[i] = (u32)((op->host_addr >> PAGE_SHIFT) - slots);
@@ -1129,7 +1115,7 @@ void test_main(void)
     u64 sum = 0;
 
     wild = cmdline_number("wild", 0);
-    state = 0x9e3779b97f4a7c15ull * (seed + 1);
+    random_seed(seed);
     /* Not by the ring: calls may close its port. */
     console_ring = NULL;
     own = own_domid();

@@ -237,7 +237,7 @@ class Device:
     def bind(
         self, port: int, handler: Callable[[], None], *, deferred: bool = False
     ) -> BackendPort:
-        """Binds an event channel that the guest allocated for us; raises XenError.
+        """Binds an event channel that the guest allocated for us; raises DeviceError for any other.
 
         `handler()` is called for its events: within the guest's hypercall, or, if `deferred`, soon
         after the vCPU went on, once for all events until then.
@@ -257,7 +257,10 @@ class Device:
                 waiting = True
                 self.soon(run)
 
-        bound = self.control.bind_port(self.domain, port, on_event)
+        try:
+            bound = self.control.bind_port(self.domain, port, on_event)
+        except XenError as error:
+            raise DeviceError(f"event channel {port} is none that waits for us") from error
         self._ports.append(bound)
         return bound
 

@@ -94,6 +94,11 @@ int xs_write(const char *path, const char *value)
     return ask(XS_WRITE, path, value, NULL, 0);
 }
 
+int xs_remove(const char *path)
+{
+    return ask(XS_RM, path, NULL, NULL, 0);
+}
+
 static const char *join(const char *folder, const char *name)
 {
     static char path[128];

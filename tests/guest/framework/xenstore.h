@@ -14,6 +14,7 @@ bool xs_init(void);
 /* The value with a zero behind it, cut to the room; returns its whole length, or -1. */
 int xs_read(const char *path, char *value, u32 room);
 int xs_write(const char *path, const char *value);
+int xs_remove(const char *path);
 /* A node that holds a decimal number; 0 if there is none. */
 void xs_set(const char *folder, const char *name, u32 value);
 u32 xs_number(const char *folder, const char *name);

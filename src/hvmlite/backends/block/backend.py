@@ -56,12 +56,17 @@ class BlockBackend(Backend):
         """Whether the frontend may discard."""
         return self.spec.discard and self.image.discards and not self.spec.readonly
 
+    @property
+    def most_queues(self) -> int:
+        """How many queues the frontend may have."""
+        return min(len(self.device.domain.vcpus), MAX_QUEUES)
+
     def offer(self) -> Mapping[str, str | int]:
         """See `Backend.offer`."""
         discard = int(self.discards)
         nodes: dict[str, str | int] = {
             "feature-max-indirect-segments": MAX_INDIRECT_SEGMENTS,
-            "multi-queue-max-queues": min(len(self.device.domain.vcpus), MAX_QUEUES),
+            "multi-queue-max-queues": self.most_queues,
             "max-ring-page-order": MAX_RING_PAGE_ORDER,
             "feature-persistent": 1,
             "feature-flush-cache": 1,
@@ -88,7 +93,7 @@ class BlockBackend(Backend):
         device.write("physical-sector-size", self.image.physical_block)
         abi = device.protocol()
         persistent = bool(device.read_int("feature-persistent", 0, 1, 0))
-        queues = device.read_int("multi-queue-num-queues", 1, MAX_QUEUES, 1)
+        queues = device.read_int("multi-queue-num-queues", 1, self.most_queues, 1)
         for i in range(queues):
             where = f"queue-{i}/" if queues > 1 else ""
             queue = Queue(
