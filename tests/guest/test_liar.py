@@ -8,7 +8,9 @@ with a scripted frontend, such as images that fail.
 from __future__ import annotations
 
 import re
+import socket
 import struct
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -99,3 +101,51 @@ def test_disks(variant: str, tmp_path: Path) -> None:
         # Random words may be an honest write.
         if f"random: {device}" not in run.console:
             assert path.read_bytes()[: OURS * 512] == untouched, device
+
+
+class Outside:
+    """The other end of an interface's socket: all frames that come out."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = b""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            while more := connection.recv(1 << 16):
+                self.data += more
+
+    def frames(self) -> list[bytes]:
+        """Once the other end has gone."""
+        self._thread.join(10)
+        self._listener.close()
+        found, at = [], 0
+        while at < len(self.data):
+            (size,) = struct.unpack_from(">I", self.data, at)
+            found.append(self.data[at + 4 : at + 4 + size])
+            at += 4 + size
+        return found
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("variant", ["hvm64", pytest.param("hvm32pae", marks=pytest.mark.slow)])
+def test_networks(variant: str, tmp_path: Path) -> None:
+    elf = build_or_skip("liar_net", variant)
+    outside = Outside(tmp_path / "socket")
+    options = ["--vcpus", "2", *["--vif", "type=domain,link=liar"] * 10]
+    options += ["--vif", f"type=socket,path={tmp_path / 'socket'},devid=100"]
+    run = run_guest(elf, options)
+    lied_to = check(run, 37 + 29)
+    assert len(lied_to) == 7
+    frames = outside.frames()
+    # What cannot be finished is lost; the honest frames are not.
+    assert frames, run.report()
+    for frame in frames:
+        assert (len(frame), frame[12:14]) == (100, b"\x88\xb5"), frame
+    assert len(frames) == 2

@@ -4,12 +4,14 @@
  */
 #include "blk.h"
 
+enum { NOTHING, ENDLESS, FLIP, FLIP_TO_LIES, STOP, QUIT };
+
 static volatile u32 job, rounds, answers_to_second;
 static struct blkif_request *volatile flipped;
 
 static void endless(void)
 {
-    while (job == 1) {
+    while (job == ENDLESS) {
         while (ring.produced - READ_ONCE(ring.shared[RSP_PROD]) < ring.size)
             request(BLKIF_OP_READ, 1, ring.produced % 64);
         ring_push(&ring);
@@ -21,7 +23,7 @@ static void flip(void)
 {
     static const u64 sectors[] = {0, 1ull << 63};
 
-    while (job == 2) {
+    while (job == FLIP) {
         struct blkif_request *r = flipped;
 
         if (r) {
@@ -35,7 +37,7 @@ static void flip(void)
 
 static void flip_to_lies(void)
 {
-    while (job == 3) {
+    while (job == FLIP_TO_LIES) {
         struct blkif_request *r = flipped;
 
         if (r) {
@@ -53,7 +55,9 @@ static void second(void)
         endless();
         flip();
         flip_to_lies();
-        job = 0;
+        if (job == QUIT)
+            vcpu_op(VCPUOP_down, 1, NULL);
+        job = NOTHING;
         while (!job)
             cpu_relax();
     }
@@ -79,7 +83,7 @@ static void set_flipped(struct blkif_request *r)
 
 static void end_job(void)
 {
-    job = 4;
+    job = STOP;
     while (job)
         cpu_relax();
 }
@@ -89,7 +93,7 @@ static void requests_without_end(void)
     u32 reads = 0;
 
     frontend_connect();
-    begin_job(1);
+    begin_job(ENDLESS);
     while (!answers_to_second)
         cpu_relax();
     /* The store and the console are served meanwhile; and so is the disk. */
@@ -108,7 +112,7 @@ static void requests_that_change(void)
     u32 okay = 0, errors = 0, unknown = 0;
 
     frontend_connect();
-    begin_job(2);
+    begin_job(FLIP);
     for (u32 i = 0; i < 400; i++) {
         struct blkif_response *a;
 
@@ -142,7 +146,7 @@ static void requests_that_change_to_lies(void)
 {
     u32 okay = 0, errors = 0;
 
-    begin_job(3);
+    begin_job(FLIP_TO_LIES);
     for (u32 i = 0; i < 20; i++) {
         frontend_connect();
         for (u32 j = 0; j < 20 && frontend_served(); j++) {
@@ -169,4 +173,5 @@ void blk_tell_races(void)
     requests_without_end();
     requests_that_change();
     requests_that_change_to_lies();
+    job = QUIT;
 }

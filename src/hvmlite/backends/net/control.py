@@ -127,22 +127,23 @@ class ControlRing:
             n.XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM: self._set_algorithm,
         }
 
-    def serve(self) -> None:
-        """Answers what is on the ring; a ring full, what comes meanwhile has an event."""
+    def serve(self) -> bool:
+        """Answers what is on the ring, a ring full at most.
+
+        Returns whether there is more by then; if not, an event comes.
+        """
         ring = self._ring
-        while True:
-            for raw in ring.take(ring.size):
-                request = n.xen_netif_ctrl_request.unpack(raw)
-                handler = self._handlers.get(request.type)
-                status, data = n.XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED, 0
-                if handler is not None:
-                    status, data = handler(request.data)
-                answer = n.xen_netif_ctrl_response(request.id, request.type, status, data)
-                ring.respond(answer.pack())
-            if ring.push() and self.port is not None:
-                self.port.notify()
-            if ring.idle():
-                return
+        for raw in ring.take(ring.size):
+            request = n.xen_netif_ctrl_request.unpack(raw)
+            handler = self._handlers.get(request.type)
+            status, data = n.XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED, 0
+            if handler is not None:
+                status, data = handler(request.data)
+            answer = n.xen_netif_ctrl_response(request.id, request.type, status, data)
+            ring.respond(answer.pack())
+        if ring.push() and self.port is not None:
+            self.port.notify()
+        return not ring.idle()
 
     def _set_flags(self, data: tuple[int, ...]) -> tuple[int, int]:
         if data[0] & ~_TYPES:

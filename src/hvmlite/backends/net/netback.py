@@ -66,6 +66,7 @@ class Netback(Backend):
         self._all_multicast = True
         self._hashing = HashSettings()
         self._control: ControlRing | None = None
+        self._control_scheduled = False
         self._watch: Watch | None = None
         self._unsent: list[Frame] = []
         endpoint.receive = self.receive
@@ -169,9 +170,20 @@ class Netback(Backend):
             lambda: len(self._queues),
         )
         port = device.read_int("event-channel-ctrl", 1, _LAST_PORT)
-        control.port = device.bind(port, control.serve, deferred=True)
+        control.port = device.bind(port, self._serve_control, deferred=True)
         self._control = control
-        control.serve()
+        self._serve_control()
+
+    def _serve_control(self) -> None:
+        # A second vCPU could keep the ring from ever being empty: others get their turn.
+        control = self._control
+        if control is not None and control.serve() and not self._control_scheduled:
+            self._control_scheduled = True
+            self.device.soon(self._go_on_with_control)
+
+    def _go_on_with_control(self) -> None:
+        self._control_scheduled = False
+        self._serve_control()
 
     def reconfigure(self) -> None:
         """The frontend runs a program on each frame, or no longer, and needs room before it."""
@@ -183,6 +195,7 @@ class Netback(Backend):
         """See `Backend.disconnect`."""
         self._queues.clear()
         self._control = None
+        self._control_scheduled = False
         self._unsent.clear()
         if self._watch is not None:
             self.device.store.unwatch(self._watch)
