@@ -171,5 +171,6 @@ void test_main(void)
     frontend_begin(&console);
     frontend_next();
     frontend_scribble(pages, 1, shake);
+    frontend_vanish();
     success();
 }

@@ -69,5 +69,8 @@ void test_main(void)
     frontend_next();
     frontend_connect();
     writes_to_readonly();
+    frontend_leave();
+    frontend_begin(&blk_frontend);
+    frontend_vanish();
     success();
 }

@@ -26,10 +26,10 @@ static void shake(void)
 
     tx->produced = tx->shared[RSP_PROD];
     for (u32 i = 0; i < count && random_below(10); i++) {
-        u32 flags = random_below(4) ? random_below(2) : random_below(16);
+        u32 flags = random_below(12) ? random_below(2) : random_below(16);
 
-        if (random_below(6))
-            slot(random_below(30) ? liar.out_refs[random_below(OUT_PAGES)] : random_below(100),
+        if (random_below(12))
+            slot(random_below(30) ? liar.out_refs[random_below(OUT_PAGES)] : random_below(64),
                  random_below(20) ? 0 : random_below(4200), flags, random_below(20) ? random_below(500) : random_below(65536));
         else
             gso_extra((u8)random_below(3), (u16)random_below(2000), (u8)(random_below(8) == 0));
@@ -52,5 +52,6 @@ void test_main(void)
     frontend_scribble((void *const *)liar.ring_pages, RINGS, shake);
     frontend_begin(&net_outside);
     net_tell_unfinished();
+    frontend_vanish();
     success();
 }

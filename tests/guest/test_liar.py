@@ -148,4 +148,4 @@ def test_networks(variant: str, tmp_path: Path) -> None:
     assert frames, run.report()
     for frame in frames:
         assert (len(frame), frame[12:14]) == (100, b"\x88\xb5"), frame
-    assert len(frames) == 2
+    assert len(frames) == 3

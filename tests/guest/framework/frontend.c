@@ -5,7 +5,8 @@
 
 #include "random.h"
 
-#define FIRST_REF 8u
+/* Small numbers, of which random words have many, lead to no page that somebody else lives on. */
+#define FIRST_REF 64u
 #define GRANT_FRAMES 4u
 #define REFS (GRANT_FRAMES * PAGE_SIZE / sizeof(struct grant_entry_v1))
 /* What the host says about one device at most. */
@@ -30,6 +31,9 @@ void frontend_init(void)
         skip("no xenstore");
     shared_info_map();
     table = grant_table_map(GRANT_FRAMES);
+    /* Those of the console's and the store's rings, which their backends have already. */
+    grant_revoke(0);
+    grant_revoke(1);
     memset(text_page, 'x', LONG_TEXT);
 }
 
@@ -240,6 +244,15 @@ void frontend_tell_states(void)
     printk("answered: %s %u: states in no order\n", front->kind, devid);
 }
 
+void frontend_vanish(void)
+{
+    connect("no nodes at all");
+    xs_remove(home);
+    expect("no nodes at all", XenbusStateConnected);
+    front->check();
+    printk("answered: %s %u: no nodes at all\n", front->kind, devid);
+}
+
 /* Where all rings have their indexes. */
 #define INDEXES 64u
 
@@ -248,7 +261,7 @@ static void scribble(u32 *page)
     /* All of it, or a few words of what was honest; and mostly with indexes that lead somewhere. */
     bool all = random_below(2);
 
-    for (u32 at = random_below(4) ? INDEXES / 4 : 0; at < PAGE_SIZE / 4; at++)
+    for (u32 at = random_below(16) ? INDEXES / 4 : 0; at < PAGE_SIZE / 4; at++)
         if (all || !random_below(64))
             WRITE_ONCE(page[at], (u32)(random_below(2) ? random_u64() : random_below(64)));
 }
@@ -268,7 +281,8 @@ void frontend_scribble(void *const *pages, u32 count, void (*shake)(void))
         begin_anew("random words");
     }
     printk("random: %s %u: %u rounds, cut off in %u\n", front->kind, devid, rounds, ended);
-    check("random words");
+    connect("random words");
+    begin_anew("random words");
 }
 
 /* ---- pages and ports -------------------------------------------------------------------------- */

@@ -62,6 +62,8 @@ void frontend_tell_nodes(const struct lie *lies, u32 count);
 void frontend_tell(const struct lie *lies, u32 count);
 /* Lies about states, which are the same for all devices. */
 void frontend_tell_states(void);
+/* A connected driver without any nodes: it has no way to say goodbye, so this is the last lie. */
+void frontend_vanish(void);
 /* The backend has cut us off; leaves. */
 void frontend_caught(const char *what, const char *reason);
 /* Whether the backend is as it was when it was connected. */

@@ -117,7 +117,7 @@ static void requests_that_change(void)
         struct blkif_response *a;
 
         fill(MARK);
-        set_flipped(request(BLKIF_OP_READ, 1, 0));
+        set_flipped(request(BLKIF_OP_READ, 2, 0));
         ring_push(&ring);
         a = ring_answer(&ring);
         set_flipped(NULL);
