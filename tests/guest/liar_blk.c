@@ -10,6 +10,8 @@
  * It uses up disks from xvda on, since the host says only so much about each: thirteen, of which the
  * last is read-only.
  *
+ * With endless=1 it does nothing but put requests, and has no end.
+ *
  * Driven by: test_liar
  * Sources: liars/blk*
  */
@@ -52,6 +54,17 @@ static void shake(void)
     sched_op(SCHEDOP_yield, NULL);
 }
 
+static void never_end(void)
+{
+    frontend_connect();
+    printk("begun\n");
+    for (;;) {
+        while (ring.produced - READ_ONCE(ring.shared[RSP_PROD]) < ring.size)
+            request(BLKIF_OP_READ, BLKIF_MAX_SEGMENTS_PER_REQUEST, 0);
+        ring_push(&ring);
+    }
+}
+
 void test_main(void)
 {
     void *pages[2];
@@ -59,6 +72,8 @@ void test_main(void)
     frontend_init();
     blk_init();
     frontend_begin(&blk_frontend);
+    if (cmdline_number("endless", 0))
+        never_end();
     blk_tell_lies();
     blk_tell_answers();
     blk_tell_races();

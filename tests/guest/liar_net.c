@@ -10,6 +10,8 @@
  * The first interface is the honest one; the liar uses up those after it, since the host says only
  * so much about each: ten in all. The frames of number 100 are finished before they go out.
  *
+ * With endless=1 it does nothing but send frames, and has no end.
+ *
  * Driven by: test_liar
  * Sources: liars/net*
  */
@@ -41,9 +43,25 @@ static void shake(void)
     peer_sends(60 + random_below(9000));
 }
 
+static void never_end(void)
+{
+    struct ring *tx = &liar.rings[TX];
+
+    net_init_alone();
+    frontend_connect();
+    printk("begun\n");
+    for (;;) {
+        while (tx->produced - READ_ONCE(tx->shared[RSP_PROD]) < tx->size)
+            slot(liar.out_refs[0], 0, 0, 4096);
+        tx_push();
+    }
+}
+
 void test_main(void)
 {
     frontend_init();
+    if (cmdline_number("endless", 0))
+        never_end();
     net_init();
     net_tell_lies();
     net_tell_answers();

@@ -385,6 +385,14 @@ void ring_lie(struct ring *ring, u32 produced)
     evtchn_send(ring->port);
 }
 
+void *ring_take(struct ring *ring)
+{
+    if (READ_ONCE(ring->shared[RSP_PROD]) == ring->consumed)
+        return NULL;
+    barrier();
+    return entry_at(ring, ring->consumed++);
+}
+
 void *ring_answer(struct ring *ring)
 {
     u64 end = system_time() + PATIENCE;
@@ -401,6 +409,5 @@ void *ring_answer(struct ring *ring)
         if (READ_ONCE(ring->shared[RSP_PROD]) == ring->consumed)
             evtchn_poll(ring->port, now + MILLISECONDS(50));
     }
-    barrier();
-    return entry_at(ring, ring->consumed++);
+    return ring_take(ring);
 }

@@ -101,6 +101,8 @@ void *ring_put(struct ring *ring);
 void ring_push(struct ring *ring);
 /* Waits for the next response; NULL if none comes. */
 void *ring_answer(struct ring *ring);
+/* The next response if it is there, else NULL. */
+void *ring_take(struct ring *ring);
 void ring_lie(struct ring *ring, u32 produced);
 
 #endif

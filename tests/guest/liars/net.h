@@ -31,6 +31,8 @@ extern evtchn_port_t closed_port;
 
 /* The peer is connected, and looks on, from here. */
 void net_init(void);
+/* Without a peer: the one that could lie is the first interface. */
+void net_init_alone(void);
 void net_nodes(void);
 /* A frame each way between liar and peer, of one page. */
 void net_check(void);

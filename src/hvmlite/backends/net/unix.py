@@ -79,7 +79,7 @@ class SocketEndpoint(StreamEndpoint):
         if self._listener is not None:
             self._listen()
         else:
-            self._report(f"its network is gone: the peer at {self._path}: {reason}")
+            self._report(f"lost its network: the peer at {self._path}: {reason}")
 
     def close(self) -> None:
         """See `Endpoint.close`."""

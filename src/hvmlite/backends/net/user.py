@@ -122,7 +122,12 @@ class UserNetwork(StreamEndpoint):
         """passt died: says why, in its own last words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
-        self._report(f"its network is gone, passt ended: {self._last_words() or reason}")
+        status = self._process.poll()
+        if status is not None and status < 0:
+            # What it said before has nothing to do with that.
+            self._report(f"lost its network: passt was ended by signal {-status}")
+        else:
+            self._report(f"lost its network: passt ended: {self._last_words() or reason}")
 
     def _last_words(self) -> str:
         os.lseek(self._log, 0, os.SEEK_SET)

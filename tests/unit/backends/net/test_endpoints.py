@@ -337,7 +337,7 @@ def test_passt_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     while not said and time.monotonic() < deadline:
         loop.turn()
         time.sleep(0.01)
-    assert said == ["its network is gone, passt ended: no luck today"]
+    assert said == ["lost its network: passt ended: no luck today"]
     assert network.send([frame(b"x" * 20)]) == 1
     network.close()
 
