@@ -66,7 +66,8 @@ class Image(ABC):
     def start(self, job: Job) -> None:
         """Starts a job.  Several are under way at a time, in any order.
 
-        A flush makes durable all writes that were done when it was started.
+        A flush makes durable all writes that were done when it was started.  A discard that the
+        image is not able to do ends in EOPNOTSUPP.
         """
 
     def refresh(self) -> bool:

@@ -6,6 +6,7 @@ checked, then used; one that no frontend may send raises DeviceError. Facts: pub
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -369,8 +370,17 @@ class Queue:
         elif sector + sectors > backend.sectors or not sectors:
             self._respond(ident, BLKIF_OP_DISCARD, BLKIF_RSP_ERROR)
         else:
-            done = self._answer(ident, BLKIF_OP_DISCARD, sector, None)
+            answer = self._answer(ident, BLKIF_OP_DISCARD, sector, None)
             offset, size = sector * SECTOR_SIZE, sectors * SECTOR_SIZE
+
+            def done(error: OSError | None) -> None:
+                if error is None or error.errno != errno.EOPNOTSUPP:
+                    answer(error)
+                elif self._live:
+                    # Not every file system can; a driver that hears so does not ask again.
+                    self._respond(ident, BLKIF_OP_DISCARD, BLKIF_RSP_EOPNOTSUPP)
+                    self._serve_soon()
+
             self._start(Operation.DISCARD, offset, size, (), done)
 
     # ---- what takes longer ----------------------------------------------------------------------

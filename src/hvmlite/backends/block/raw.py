@@ -152,11 +152,19 @@ class RawImage(Image):
             self._whole(os.preadv, job)
         elif job.operation is Operation.WRITE:
             self._whole(os.pwritev, job)
-        elif self._is_file:
-            self._punch(job.offset, job.size)
         else:
-            with_range = struct.pack("QQ", job.offset, job.size)
-            fcntl.ioctl(self._fd, _BLKDISCARD, with_range)
+            self._discard(job.offset, job.size)
+
+    def _discard(self, offset: int, size: int) -> None:
+        try:
+            if self._is_file:
+                self._punch(offset, size)
+            else:
+                fcntl.ioctl(self._fd, _BLKDISCARD, struct.pack("QQ", offset, size))
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise OSError(errno.EOPNOTSUPP, error.strerror) from error
+            raise
 
     def _whole(self, call: Callable[[int, list[Buffer], int], int], job: Job) -> None:
         views, offset, left = list(job.views), job.offset, job.size

@@ -291,6 +291,22 @@ def test_no_discard(attach: Attach, image: Path) -> None:
     assert image.read_bytes() == PATTERN
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_discard(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The driver hears that it need not ask again; for the user that is no error."""
+
+    def punch(image: raw.RawImage, offset: int, size: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    disk = attach()
+    disk.connect()
+    monkeypatch.setattr(raw.RawImage, "_punch", punch)
+    assert disk.ask(disk.discard(1, 8, 16)) == {1: (DISCARD, EOPNOTSUPP)}
+    assert disk.messages == []
+
+
 # --- what a disk refuses ---------------------------------------------------------------------
 
 
