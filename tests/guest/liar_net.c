@@ -10,6 +10,7 @@
  * The first interface is the honest one; the liar uses up those after it, since the host says only
  * so much about each: ten in all. The frames of number 100 are finished before they go out.
  *
+ * With outside=1 random words also go to number 100.
  * With endless=1 it does nothing but send frames, and has no end.
  *
  * Driven by: test_liar
@@ -20,21 +21,43 @@
 
 const char test_title[] = "Lying frontends of network interfaces";
 
+/* A frame that may look like IPv4 or IPv6 with TCP or UDP, and then not quite. */
+static void random_headers(u8 *frame)
+{
+    static const u8 protocols[] = {6, 17, 1, 0, 43, 44, 60};
+
+    for (u32 i = 0; i < 128; i++)
+        frame[i] = (u8)(random_below(3) ? 0 : random_u64());
+    if (!random_below(8))
+        return;
+    frame[12] = random_below(2) ? 0x08 : 0x86;
+    frame[13] = frame[12] == 0x08 ? 0 : 0xdd;
+    frame[14] = (u8)((frame[12] == 0x08 ? 0x45 : 0x60) + (random_below(4) ? 0 : random_below(16)));
+    frame[20] = protocols[random_below(ARRAY_SIZE(protocols))];
+    frame[23] = protocols[random_below(ARRAY_SIZE(protocols))];
+    frame[46] = (u8)(random_below(16) << 4);
+}
+
 /* Slots of which most fields, but not all, are what they should be. */
 static void shake(void)
 {
     struct ring *tx = &liar.rings[TX];
     u32 count = 1 + random_below(12);
 
+    random_headers(liar.out[0]);
     tx->produced = tx->shared[RSP_PROD];
     for (u32 i = 0; i < count && random_below(10); i++) {
         u32 flags = random_below(12) ? random_below(2) : random_below(16);
+        bool gso = !random_below(4) && i + 1 < count;
 
-        if (random_below(12))
-            slot(random_below(30) ? liar.out_refs[random_below(OUT_PAGES)] : random_below(64),
-                 random_below(20) ? 0 : random_below(4200), flags, random_below(20) ? random_below(500) : random_below(65536));
-        else
-            gso_extra((u8)random_below(3), (u16)random_below(2000), (u8)(random_below(8) == 0));
+        slot(random_below(30) ? liar.out_refs[random_below(2)] : random_below(64),
+             random_below(20) ? 0 : random_below(4200), gso ? NETTXF_csum_blank | NETTXF_extra_info : flags,
+             random_below(40) ? random_below(4096) : random_below(65536));
+        if (gso) {
+            gso_extra((u8)(random_below(40) ? 1 + random_below(2) : random_below(256)), (u16)random_below(2000),
+                      (u8)(random_below(20) == 0));
+            i++;
+        }
     }
     ring_lie(tx, tx->shared[RSP_PROD] + count);
     ring_lie(&liar.rings[CTRL], liar.rings[CTRL].shared[RSP_PROD] + random_below(8));
@@ -70,6 +93,8 @@ void test_main(void)
     frontend_scribble((void *const *)liar.ring_pages, RINGS, shake);
     frontend_begin(&net_outside);
     net_tell_unfinished();
+    if (cmdline_number("outside", 0))
+        frontend_scribble((void *const *)liar.ring_pages, RINGS, shake);
     frontend_vanish();
     success();
 }
