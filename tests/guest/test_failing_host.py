@@ -17,11 +17,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from hvmlite.backends.block import backend
 from hvmlite.toolstack.config import MIB, DomainConfig
 from hvmlite.toolstack.devices import disk, vif
 from hvmlite.toolstack.devices.spec import DeviceSpec
@@ -78,6 +80,14 @@ def said(messages: list[str]) -> list[str]:
     return [line for line in messages if "attached" not in line]
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """What another process does may take its time."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def only_child(program: str) -> int:
     (found,) = [
         int(pid)
@@ -92,8 +102,10 @@ def only_child(program: str) -> int:
 
 
 def test_an_image_that_is_removed_and_cut_short(
-    start: Start, messages: list[str], tmp_path: Path
+    start: Start, messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Else the new size might be noticed before the next read, which is then beyond the end.
+    monkeypatch.setattr(backend, "_SIZE_NS", 3600 * 10**9)
     path = image(tmp_path / "disk")
     domain = start("steady_blk", disk.parse(f"{path},raw,xvda,rw"))
     with path.open("r+b") as file:
@@ -157,6 +169,7 @@ def test_passt_that_is_killed(host: Host, start: Start, messages: list[str]) -> 
         pytest.skip("no passt")
     domain = start("steady_net", vif.parse("type=user"))
     os.kill(only_child("passt"), signal.SIGKILL)
+    eventually(lambda: bool(said(messages)))
     tell(host, domain, "changed")
     domain.console.expect("100 frames since", 20)
     tell(host, domain, "stop")
@@ -295,8 +308,8 @@ def test_random_words_leave_nothing(
 
     run(20, 1)
     objects, descriptors = run(20, 2)
-    for seed in range(3, 6):
-        now = run(1000, seed)
+    for seed in (3, 4):
+        now = run(700, seed)
         assert now[0] < objects + 500
         assert now[1] == descriptors
         messages_of_bugs = [line for line in messages if "internal error" in line]
