@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 MOST_ADDRESSES = 4096
 """Addresses that a switch remembers."""
-STALL_NS = 1_000_000_000
-"""How long an interface may take nothing before frames for it are lost instead of waiting."""
+PATIENCE_NS = 1_000_000_000
+"""How long frames wait for an interface that takes nothing before they are lost instead."""
+_EARNED_NS = PATIENCE_NS // 256
+"""So much of the time that was waited for it each frame makes up for that it takes.  One that takes
+a frame now and then would else hold up for ever what its senders have for others."""
 _GROUP = 1
 _switches: WeakKeyDictionary[Host, dict[str, Switch]] = WeakKeyDictionary()
 
@@ -63,6 +66,9 @@ class Port(Endpoint):
         self._waiting: set[Port] = set()
         """Ports whose frames for this one wait."""
         self._full_since = 0
+        """Since when they wait; 0 if none do."""
+        self._patience = PATIENCE_NS
+        """How long they may."""
         self._timer: Timer | None = None
         self._closed = False
 
@@ -89,13 +95,16 @@ class Port(Endpoint):
             while end < len(frames) and frames[end].head(12) == head:
                 end += 1
             taken = target.receive(frames[count:end])
-            if taken:
-                target._full_since = 0
+            target._earn(taken)
             count += taken
             if count < end and not target._is_stalled(self):
                 return count
             count = end
         return count
+
+    def _earn(self, frames: int) -> None:
+        if self._patience < PATIENCE_NS:
+            self._patience = min(PATIENCE_NS, self._patience + frames * _EARNED_NS)
 
     def _is_stalled(self, sender: Port) -> bool:
         """There was no room for a frame of the sender's: does it wait, or is it lost?"""
@@ -103,20 +112,30 @@ class Port(Endpoint):
         now = host.clock.now()
         if not self._full_since:
             self._full_since = now
-        if now - self._full_since >= STALL_NS:
+        if now - self._full_since >= self._patience:
+            self.resume()
             return True
         self._waiting.add(sender)
         if self._timer is None:
-            self._timer = host.timers.at(self._full_since + STALL_NS, self._give_up)
+            self._timer = host.timers.at(self._full_since + self._patience, self._give_up)
         return False
+
+    def _end_wait(self) -> None:
+        if self._full_since:
+            waited = self._switch.host.clock.now() - self._full_since
+            self._patience = max(0, self._patience - waited)
+            self._full_since = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _give_up(self) -> None:
         self._timer = None
-        self._wake()
+        self.resume()
 
     def resume(self) -> None:
         """See `Endpoint.resume`."""
-        self._full_since = 0
+        self._end_wait()
         self._wake()
 
     def _wake(self) -> None:

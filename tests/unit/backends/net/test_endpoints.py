@@ -281,6 +281,36 @@ def test_switch_waits_but_not_for_ever() -> None:
     b.close()
 
 
+def test_switch_does_not_wait_for_one_that_trickles() -> None:
+    """It takes a frame just before the others would be lost, over and over."""
+    loop: Any = Loop()
+    now = [10]
+    loop.clock.now = loop.timers.now = lambda: now[0]
+    (a, b), got, room = ports(loop, 2)
+    b.send([frame(ethernet(b"hello", MAC, OTHER))])
+    room[1][0] = 0
+    to_b = [frame(ethernet(bytes([i]), OTHER, MAC)) for i in range(3)]
+    waited = 0
+    for _ in range(100):
+        if a.send(to_b) < 3:
+            step = 900_000_000 if waited < 900_000_000 else 3_000_000
+            now[0] += step
+            waited += step
+            loop.timers.run(now[0])
+        room[1][0] = 1
+        b.resume()
+    assert waited < 1_400_000_000
+    assert len(got[1]) >= 99
+    # Where it takes what there is, there is patience again.
+    room[1][0] = 1000
+    for _ in range(100):
+        assert a.send(to_b) == 3
+    room[1][0] = 0
+    assert a.send(to_b) == 0
+    a.close()
+    b.close()
+
+
 def test_switch_remembers_no_end_of_addresses() -> None:
     loop: Any = Loop()
     (a, b), _, _ = ports(loop, 2)
