@@ -23,6 +23,14 @@ _BUFFER = 1 << 20
 _SOCKET_BUFFER = 4 << 20
 _MOST_PARTS = 1000
 """Buffers that one system call takes (IOV_MAX is 1024)."""
+_AT_ONCE = 32 << 10
+"""Bytes of several frames that are sent by one system call; a longer frame goes alone.
+
+The kernel passes on what is sent in blocks of some 36 KiB, and the reader may see a block while the
+next is being made. A passt of 2023 then waits for the rest of its frame, takes one block for it,
+and if that is not all it loses step, and everything that is on its way. So a frame may have two
+blocks, and the second must hold nothing else.
+"""
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
@@ -84,10 +92,14 @@ class Stream:
             return 0
         done = 0
         while done < len(frames):
-            buffers: list[Buffer] = []
-            first, total = done, 0
+            frame = frames[done]
+            buffers: list[Buffer] = [_LENGTH.pack(frame.size), *frame.parts]
+            first, total = done, 4 + frame.size
+            done += 1
             while done < len(frames) and len(buffers) < _MOST_PARTS - 32:
                 frame = frames[done]
+                if total + 4 + frame.size > _AT_ONCE:
+                    break
                 buffers.append(_LENGTH.pack(frame.size))
                 buffers += frame.parts
                 total += 4 + frame.size

@@ -122,6 +122,32 @@ def test_stream_in_any_pieces(sizes: list[int], pieces: list[int]) -> None:
     peer.close()
 
 
+@given(st.lists(st.integers(14, 65535), max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_stream_sends_frames_alone_or_few_together(sizes: list[int]) -> None:
+    """Of what is sent at once, a reader never waits for more than the second of two blocks."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    loop: Any = Loop()
+    stream = Stream(
+        loop, ours, receive=len, has_room=lambda: None, ended=lambda reason: None
+    )  # fmt: skip
+    frames = [bytes([i]) * size for i, size in enumerate(sizes)]
+    left, wire = [frame(data) for data in frames], b""
+    theirs.settimeout(5)
+    while left:
+        taken = stream.send(left)
+        left = left[taken:]
+        got = sum(4 + len(data) for data in frames[: len(frames) - len(left)])
+        while len(wire) < got:
+            piece = theirs.recv(1 << 20)
+            (first,) = struct.unpack_from(">I", piece)
+            assert len(piece) == 4 + first or len(piece) <= 32 << 10
+            wire += piece
+    assert wire == packed(*frames)
+    stream.close()
+    theirs.close()
+
+
 def test_stream_waits_for_its_reader(peer: Peer) -> None:
     frames = [bytes([i]) * 60000 for i in range(40)]
     sent = 0
