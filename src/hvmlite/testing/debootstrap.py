@@ -1,8 +1,9 @@
 """A Debian file system made by debootstrap, from the host's own package source.
 
-Neither the host's mounts, processes nor /etc change. Root works in mount and PID namespaces of its
-own: what is mounted or started in them ends with them, and they end with us. Others, and root where
-it may have no namespaces, use debootstrap's variant for fakechroot, which needs no rights.
+Neither the host's mounts, processes nor /etc change: root works in namespaces, what is mounted or
+started there ends with them, and they end with us. Where we are not root, or may have none of them,
+mmdebstrap makes much the same without: debootstrap itself can only pretend to be root
+by fakechroot, which loses units of systemd or libraries of the initramfs on the way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from hvmlite.testing.apt import (
     KEYRING,
     FetchError,
+    acquire_options,
     host_suites,
     proxies,
     release_codename,
@@ -24,20 +26,10 @@ from hvmlite.testing.tools import run
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SCHEMES = ("http:", "https:", "file:")
 """What debootstrap can fetch by."""
-_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_NAMESPACES = ("unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
+_OF_MMDEBSTRAP = ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap")
 _LOG_TOLD = 2000
-# The fakechroot variant puts programs of its own in the place of two that need a real root.
-_FINISH = """set -e
-for file in /sbin/ldconfig /usr/bin/ldd; do
-    if [ -e "$file.REAL" ]; then
-        rm "$file"
-        dpkg-divert --quiet --package fakechroot --rename --remove "$file"
-    fi
-done
-apt-get clean
-rm -rf /var/lib/apt/lists/* "$@"
-chpasswd
-"""
+_FINISH = 'set -e; apt-get clean; rm -rf /var/lib/apt/lists/* "$@"; chpasswd'
 
 
 @dataclass(frozen=True)
@@ -55,17 +47,36 @@ class Recipe:
 
 
 def bootstrap(scratch: Path, recipe: Recipe) -> Path:
-    """Make the file system below ``scratch``; return its archive (tar), which lacks /dev and /proc.
+    """Make the file system below ``scratch``; return its archive (tar).
 
     Raises:
         FetchError: a tool or a package source is missing, or making it failed.
     """
-    tree, archive = scratch / "tree", scratch / "root.tar"
-    inside, variant = _enclosure(scratch)
+    archive = scratch / "root.tar"
+    if _may_have_namespaces():
+        _debootstrap(scratch, recipe, archive)
+    else:
+        _mmdebstrap(scratch, recipe, archive)
+    return archive
+
+
+def _may_have_namespaces() -> bool:
+    if os.geteuid() != 0:
+        return False
+    try:
+        run(*_NAMESPACES, "true")
+    except FetchError:
+        # A container's root may not.
+        return False
+    return True
+
+
+def _debootstrap(scratch: Path, recipe: Recipe, archive: Path) -> None:
+    tree = scratch / "tree"
     env = {"PATH": _PATH, "LC_ALL": "C", "HOME": str(scratch), **proxies()}
     try:
         run(
-            *(*inside, "debootstrap", "--foreign", *variant),
+            *(*_NAMESPACES, "debootstrap", "--foreign"),
             *("--force-check-gpg", f"--keyring={KEYRING}"),
             f"--include={','.join(recipe.packages)}",
             *(release_codename(), tree, _mirror()),
@@ -73,42 +84,42 @@ def bootstrap(scratch: Path, recipe: Recipe) -> Path:
         )
         _write(tree, recipe.early)
         run(
-            *(*inside, "debootstrap", "--second-stage", f"--second-stage-target={tree}"),
+            *(*_NAMESPACES, "debootstrap", "--second-stage", f"--second-stage-target={tree}"),
             env={**env, "DEBOOTSTRAP_DIR": f"{tree}/debootstrap"},
         )
     except FetchError as error:
         log = tree / "debootstrap/debootstrap.log"
         told = log.read_text(errors="backslashreplace")[-_LOG_TOLD:] if log.is_file() else ""
         raise FetchError(f"{error}\n{told}".rstrip()) from error
-    chroot = (*inside, "chroot", tree)
+    chroot = (*_NAMESPACES, "chroot", tree)
     removed = (f"/{name}" for name in recipe.removed)
     run(*chroot, "sh", "-c", _FINISH, "sh", *removed, data=f"root:{recipe.password}\n", env=env)
     _write(tree, recipe.late)
-    # From within: fakechroot writes absolute links with its own root before them.
+    run("tar", "-C", tree, "-c", "-f", archive, "--numeric-owner", ".")
+
+
+def _mmdebstrap(scratch: Path, recipe: Recipe, archive: Path) -> None:
+    early, late = scratch / "early", scratch / "late"
+    for folder, files in ((early, recipe.early), (late, recipe.late)):
+        folder.mkdir()
+        _write(folder, files)
+    apt_options = scratch / "apt.conf"
+    apt_options.write_text("".join(f"{line}\n" for line in acquire_options()))
+    removed = " ".join(f'"$1/{name}"' for name in (*_OF_MMDEBSTRAP, *recipe.removed))
+    sources = f"deb [signed-by={KEYRING}] {_mirror()} {release_codename()} main\n"
     run(
-        *(*chroot, "tar", "-C", "/", "-c", "--numeric-owner", "--xattrs", "--xattrs-include=*"),
-        *("--anchored", "--exclude=./dev", "--exclude=./proc", "."),
-        env=env,
-        output=archive,
+        *("mmdebstrap", "--quiet", "--variant=important", "--format=tar"),
+        f"--include={','.join(recipe.packages)}",
+        f"--aptopt={apt_options}",
+        # Its own idea of machine-id is the empty file.
+        "--skip=cleanup/reproducible",
+        f"--essential-hook=sync-in {early} /",
+        f'--customize-hook=echo root:{recipe.password} | chroot "$1" chpasswd',
+        f"--customize-hook=sync-in {late} /",
+        f"--customize-hook=rm -f {removed}",
+        *(release_codename(), archive, "-"),
+        data=sources,
     )
-    return archive
-
-
-def _enclosure(scratch: Path) -> tuple[tuple[str | Path, ...], tuple[str, ...]]:
-    """Return what makes a command root of its tree, and debootstrap's option for that."""
-    if os.geteuid() == 0:
-        try:
-            run(*_NAMESPACES, "true")
-        except FetchError:
-            # A container's root may not.
-            pass
-        else:
-            return _NAMESPACES, ()
-    # Who owns what, from one command to the next.
-    owners = scratch / "owners"
-    owners.touch()
-    fake = ("fakechroot", "fakeroot", "-i", owners, "-s", owners, "--")
-    return fake, ("--variant=fakechroot",)
 
 
 def _mirror() -> str:
@@ -130,3 +141,4 @@ def _write(tree: Path, files: Mapping[str, str]) -> None:
             raise FetchError(f"/{name}: its folder is a link out of the tree")
         path.unlink(missing_ok=True)
         path.write_text(text)
+        path.chmod(0o644)

@@ -16,7 +16,7 @@ from hvmlite.backends.process import die_with_parent
 from hvmlite.testing.apt import FetchError
 
 _LIMIT = 900.0
-_GRACE = 2.0
+_GRACE = 5.0
 """Seconds that a tool has to end what it started itself."""
 _TOLD = 4000
 """Characters of a failed tool's output that the error repeats."""
@@ -80,14 +80,23 @@ def run(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all of its process group, politely at first."""
+    """End the command and its process group, at first as Ctrl-C does: fakeroot ends its daemon."""
     group = process.pid
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
+        os.killpg(group, signal.SIGINT)
         deadline = time.monotonic() + _GRACE
-        # It stays a zombie meanwhile, so that its group's number is nobody else's.
-        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        while time.monotonic() < deadline and os.waitid(os.P_PID, group, ended) is None:
-            time.sleep(0.02)
+        while time.monotonic() < deadline and _runs(group):
+            time.sleep(0.05)
+        # The command is not waited for yet, so that its group's number is nobody else's.
         os.killpg(group, signal.SIGKILL)
     process.wait()
+
+
+def _runs(group: int) -> bool:
+    """Return whether any process of the group has not ended (proc(5): stat)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hvmlite.testing import rootfs
+from hvmlite.testing import rootfs, tools
 from hvmlite.testing.apt import FetchError
 from hvmlite.testing.rootfs import PARTITION_START, check_ext4, ext4_image
 
@@ -64,7 +65,7 @@ def test_partition_table() -> None:
 def test_recipe_names_what_the_image_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     before = rootfs._recipe()
     assert before == rootfs._recipe()
-    monkeypatch.setattr(rootfs, "_PACKAGES", ("other",))
+    monkeypatch.setattr(rootfs, "_RECIPE", replace(rootfs._RECIPE, packages=("other",)))
     assert rootfs._recipe() != before
 
 
@@ -84,13 +85,13 @@ def test_a_made_image_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert len(made) == 1
     rootfs.debian_rootfs(refresh=True)
     assert len(made) == 2
-    monkeypatch.setattr(rootfs, "PASSWORD", "other")
+    monkeypatch.setattr(rootfs, "_RECIPE", replace(rootfs._RECIPE, password="other"))
     rootfs.debian_rootfs()
     assert len(made) == 3
 
 
 def test_a_missing_tool_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rootfs, "_environment", lambda: {"PATH": str(tmp_path)})
+    monkeypatch.setattr(tools, "environment", lambda: {"PATH": str(tmp_path)})
     (tmp_path / "tree").mkdir()
     with pytest.raises(FetchError, match=r"mkfs\.ext4"):
         ext4_image(tmp_path / "image", SIZE, tmp_path / "tree")
