@@ -2,8 +2,8 @@
 
 Neither the host's mounts, processes nor /etc change: root works in namespaces, what is mounted or
 started there ends with them, and they end with us. Where we are not root, or may have none of them,
-mmdebstrap makes much the same without: debootstrap itself can only pretend to be root
-by fakechroot, which loses units of systemd or libraries of the initramfs on the way.
+mmdebstrap makes much the same: debootstrap itself can only pretend to be root by fakechroot, which
+loses units of systemd or libraries of the initramfs on the way.
 """
 
 from __future__ import annotations

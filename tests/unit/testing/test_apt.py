@@ -46,3 +46,18 @@ def test_the_ways_to_the_mirror_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_missing_apt_is_a_clear_error() -> None:
     with pytest.raises(apt.FetchError, match="no-such-apt"):
         apt.Apt().run("no-such-apt")
+
+
+def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    options = ['Acquire::http::Proxy "http://proxy.test:1";']
+    monkeypatch.setattr(apt, "acquire_options", lambda: options)
+    both = {"http_proxy": "http://proxy.test:1", "https_proxy": "http://proxy.test:1"}
+    assert apt.proxies() == both
+    options.append('Acquire::https::Proxy "DIRECT";')
+    monkeypatch.setenv("no_proxy", "mirror.test")
+    assert apt.proxies() == {"http_proxy": "http://proxy.test:1", "no_proxy": "mirror.test"}
+    options.clear()
+    monkeypatch.setenv("http_proxy", "http://other.test:2")
+    assert apt.proxies()["http_proxy"] == "http://other.test:2"
