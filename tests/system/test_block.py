@@ -7,6 +7,7 @@ Cannot see speed (benchmarks/block.py) nor a host that dies (test_block_crash.py
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -135,6 +136,8 @@ class Holdings:
 
 def attach_and_detach(guest: DiskShell, image: Path, rounds: int) -> None:
     before = None
+    # The memory of earlier tests' guests, one descriptor each, is there until it is collected.
+    gc.collect()
     for i in range(rounds):
         guest.domain.attach(parse(f"{image},,xvdb"))
         guest.run(
