@@ -92,7 +92,7 @@ def test_disks(variant: str, tmp_path: Path) -> None:
     options = ["--vcpus", "2"]
     for letter, path in zip(letters, disks.values(), strict=True):
         access = "ro" if letter == letters[-1] else "rw"
-        options += ["--disk", f"{path},raw,xvd{letter},{access}"]
+        options += ["--disk", f"{path},raw,xvd{letter},{access},persistent"]
     run = run_guest(elf, options)
     lied_to = check(run, 29 + 2 * 26)
     assert len(lied_to) == 9

@@ -16,7 +16,7 @@ from hvmlite.hypervisor.clock import Clock
 from hvmlite.hypervisor.cpuid import CpuidPolicy
 from hvmlite.hypervisor.domain import CrashInfo, Domain, Limits, MmioRange
 from hvmlite.hypervisor.event_channel import BackendPort
-from hvmlite.hypervisor.grant_table import BackendMapping, Lease
+from hvmlite.hypervisor.grant_table import BackendMapping, Lease, Loans
 from hvmlite.hypervisor.host import Host
 from hvmlite.hypervisor.memory import Gfn, Gpa, Page
 from hvmlite.hypervisor.msr import MsrDevice
@@ -227,6 +227,10 @@ class Control:
     def lease(self, domain: Domain, *, readonly: bool) -> Lease:
         """A fast way to copy out of (`readonly`) or into many pages that it granted to domain 0."""
         return Lease(domain.grants, readonly=readonly)
+
+    def loans(self, domain: Domain) -> Loans:
+        """What takes up many whole pages at once that it granted to domain 0."""
+        return domain.grants.loans
 
     def read_grant(self, domain: Domain, ref: int, offset: int, size: int) -> bytes:
         """Copies bytes out of a page that it granted to domain 0; raises GrantError."""

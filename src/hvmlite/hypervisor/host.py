@@ -73,6 +73,8 @@ class Host:
         self._stop = False
         self._closed = False
         self._bugs = 0
+        self._awake_until = 0
+        self._processors = len(os.sched_getaffinity(0))
 
     # ---- domains --------------------------------------------------------------------------------
 
@@ -87,6 +89,11 @@ class Host:
             self._next_domid = domid + 1 if domid < _LAST_DOMID else 1
             if domid not in self.domains:
                 return domid
+
+    @property
+    def guests_run(self) -> bool:
+        """Whether any guest's code may run at this moment."""
+        return any(vcpu.running for vcpu in self._running)
 
     def enter(self, vcpu: Vcpu) -> None:
         """Lets a runnable vCPU run and serves its exits from now on."""
@@ -154,6 +161,14 @@ class Host:
         self._soon.append(callback)
         if self._asleep:
             self._wake()
+
+    def stay_awake(self, time: int) -> None:
+        """A guest's next exit is expected within that time (ns): to sleep would take longer.
+
+        Without effect if the guests themselves need the processors.
+        """
+        if len(self._running) < self._processors:
+            self._awake_until = self.clock.now() + time
 
     def _wake(self) -> None:
         # Once closed, the number may be another file's.
@@ -248,7 +263,9 @@ class Host:
                         vcpu.engine.nudge()
                     self._serve_files(self._epoll.poll(0))
                     poll_at = moment + POLL_NS
-            elif moment - quiet_since > SPIN_NS or not self._running:
+            elif not self._running or (
+                moment - quiet_since > SPIN_NS and moment > self._awake_until
+            ):
                 self._sleep()
                 quiet_since = now()
                 poll_at = quiet_since + POLL_NS

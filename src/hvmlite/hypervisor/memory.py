@@ -117,17 +117,23 @@ class Page:
 class Window:
     """Machine frames mapped one behind the other, in the order given: a ring of several pages.
 
-    `u8` and `u32` view them in units of 1 and 4 bytes.  As for `Page`: plain stores are for words
-    that the guest does not write, and for data, not for code.
+    `u8`, `u32` and `u64` view them in units of 1, 4 and 8 bytes.  As for `Page`: plain stores are
+    for words that the guest does not write, and for data, not for code.
     """
 
-    __slots__ = ("_base", "_region", "u8", "u32")
+    __slots__ = ("_base", "_region", "u8", "u32", "u64")
 
     def __init__(self, memory: MachineMemory, frames: Sequence[int]) -> None:
         self._region = memory.map_together(frames)
         self.u8 = memoryview(self._region)
         self.u32 = self.u8.cast("I")
+        self.u64 = self.u8.cast("Q")
         self._base = address_of(self._region)
+
+    @property
+    def address(self) -> int:
+        """Where the window lies in this process, for `engine.atomics`."""
+        return self._base
 
     def exchange32(self, index: int, value: int) -> int:
         """Replaces a 32-bit word, with a full barrier; returns its old value."""
@@ -137,6 +143,7 @@ class Window:
 
     def close(self) -> None:
         """Unmaps the frames, or leaves it to the last view of them; safe to call twice."""
+        self.u64.release()
         self.u32.release()
         self.u8.release()
         with contextlib.suppress(BufferError):

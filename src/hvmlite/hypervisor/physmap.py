@@ -6,7 +6,7 @@ The single truth about a domain's guest-physical space; the engine's nested tabl
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from hvmlite.engine.base import Access, Partition
@@ -100,6 +100,22 @@ class Physmap:
         """The machine frame behind a guest frame that may be written, else -1."""
         entry = self.lookup(gfn)
         return entry[0] if entry is not None and entry[1] in _WRITABLE else -1
+
+    def ram_frames(self, gfns: Sequence[int]) -> list[int] | None:
+        """The machine frames behind guest frames, if all are RAM of one extent, unchanged.
+
+        None means: look at each.
+        """
+        if not self._changes.keys().isdisjoint(gfns):
+            return None
+        low, high = (gfns[0], gfns[0]) if len(gfns) == 1 else (min(gfns), max(gfns))
+        i = bisect_right(self._starts, low) - 1
+        if i < 0:
+            return None
+        start, frame, count = self._extents[i]
+        if high >= start + count:
+            return None
+        return [*map((frame - start).__add__, gfns)]
 
     def set(self, gfn: int, frame: int, kind: P2mType, count: int = 1) -> None:
         """Maps guest frames to machine frames; what was there is the caller's to settle.

@@ -34,6 +34,8 @@ class BlockOptions:
     readonly: bool = False
     cdrom: bool = False
     discard: bool = True
+    persistent: bool = False
+    """Whether the frontend is offered persistent grants: it copies, and grants once."""
 
 
 class BlockBackend(Backend):
@@ -68,7 +70,7 @@ class BlockBackend(Backend):
             "feature-max-indirect-segments": MAX_INDIRECT_SEGMENTS,
             "multi-queue-max-queues": self.most_queues,
             "max-ring-page-order": MAX_RING_PAGE_ORDER,
-            "feature-persistent": 1,
+            "feature-persistent": int(self.spec.persistent),
             "feature-flush-cache": 1,
             "feature-barrier": 1,
             "feature-discard": discard,
@@ -92,7 +94,9 @@ class BlockBackend(Backend):
         device.write("sector-size", SECTOR_SIZE)
         device.write("physical-sector-size", self.image.physical_block)
         abi = device.protocol()
-        persistent = bool(device.read_int("feature-persistent", 0, 1, 0))
+        # Linux's driver says that it can even if it was not asked to.
+        can = device.read_int("feature-persistent", 0, 1, 0)
+        persistent = self.spec.persistent and bool(can)
         queues = device.read_int("multi-queue-num-queues", 1, self.most_queues, 1)
         for i in range(queues):
             where = f"queue-{i}/" if queues > 1 else ""

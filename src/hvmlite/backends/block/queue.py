@@ -17,7 +17,6 @@ from hvmlite.abi.blkif import (
     BLKIF_OP_DISCARD,
     BLKIF_OP_FLUSH_DISKCACHE,
     BLKIF_OP_INDIRECT,
-    BLKIF_OP_READ,
     BLKIF_OP_WRITE,
     BLKIF_RSP_EOPNOTSUPP,
     BLKIF_RSP_ERROR,
@@ -35,7 +34,17 @@ from hvmlite.abi.blkif import (
     packed_segments,
 )
 from hvmlite.abi.layout import Abi
-from hvmlite.backends.block.grants import GrantedPages, Pages
+from hvmlite.abi.ring import XEN_PAGE_SHIFT
+from hvmlite.backends.block.grants import (
+    MomentaryPages,
+    Pages,
+    PageSource,
+    Parts,
+    PersistentPages,
+    Spans,
+    count_sectors,
+    spans,
+)
 from hvmlite.backends.block.image import Buffer, Job, Operation
 from hvmlite.backends.device import DeviceError
 from hvmlite.backends.ring import BackRing
@@ -46,20 +55,29 @@ if TYPE_CHECKING:
 
 MAX_INDIRECT_SEGMENTS = 256
 """Fewer than one page of segments holds."""
-_LAST = SECTORS_PER_PAGE - 1
-_WHOLE = [((0,) * n, (_LAST,) * n, SECTORS_PER_PAGE * n) for n in range(MAX_INDIRECT_SEGMENTS + 1)]
+_WHOLE = [
+    ((0,) * n, (SECTORS_PER_PAGE - 1,) * n, SECTORS_PER_PAGE * n)
+    for n in range(MAX_INDIRECT_SEGMENTS + 1)
+]
 """For requests of whole pages: all first_sect, all last_sect, the sum of sectors."""
 _TURNS = 8
 """How many times a ring is gone on with before the rest of the host gets its turn."""
-_SECTORS_AT_ONCE = 8 << 11
+_SECTORS_AT_ONCE = 1 << 11
 """How much is moved before the rest of the host gets its turn; a full ring may ask for 512 MiB."""
-_PROBE = 64
-"""Of so many events of a frontend that has single requests, one is used to look for more."""
-_TOGETHER = 8
+_TOGETHER = 32
 """Answers that a frontend gets although it puts further requests."""
-_POLL_NS = 20_000
+_POLL_NS = 10_000
 _QUIET_NS = 400_000
 """Without a further request for so long, a frontend waits for answers."""
+_PATIENCE_NS = 2_000_000
+"""How long an answer waits at most while further requests keep coming."""
+_SOON_NS = 200_000
+"""A frontend that was answered puts its next request, or ends the interrupt, within that time."""
+_VAIN = 3
+"""So many answers in a row that were held back for nothing, and requests are answered at once."""
+_FIRST_DIRECT = 16
+_MOST_DIRECT = 64
+"""How many requests are answered at once before it is tried again to hold answers back."""
 
 
 class Queue:
@@ -81,11 +99,15 @@ class Queue:
         self._grefs_at = INDIRECT_GREFS_OFFSET[abi]
         self._nr_sectors_at = NR_SECTORS_OFFSET[abi]
         self._response = RESPONSE[abi].pack
-        self._pages = GrantedPages(device, persistent=persistent)
+        self._loans = device.control.loans(device.domain)
+        self._memory = self._loans.memory
+        self._pages: PageSource = PersistentPages(device) if persistent else MomentaryPages(device)
         self._taken: deque[bytes] = deque()
         self._under_way = 0
         self._drained: Callable[[], None] | None = None
         """What is to be done once nothing is under way; no request is begun before."""
+        self._waiting: Pages | None = None
+        """The pages of the request that waits for that."""
         self._blocked = False
         self._moved = 0
         """Sectors of the requests of this turn."""
@@ -95,9 +117,15 @@ class Queue:
         self._timers = device.control.host.timers
         self._now = self._timers.now
         self._poll: Timer | None = None
-        self._events = 0
-        self._gathering = False
+        self._stay_awake = device.control.host.stay_awake
+        self._tick = lambda: device.guarded(self._gather)
+        self._direct = _FIRST_DIRECT
+        """Events that are still to be answered at once."""
+        self._next_direct = 1
+        self._vain = 0
         self._gathered = 0
+        """Requests since answers were last shown to the frontend."""
+        self._first_request = 0
         self._last_request = 0
         window = device.window(device.ring_refs(max_pages, where))
         self._ring = BackRing(window, REQUEST_SIZE[abi])
@@ -108,6 +136,8 @@ class Queue:
         """The frontend has gone: what is under way ends without an answer."""
         self._live = False
         self._drained = None
+        if self._waiting is not None:
+            self._waiting.release()
         if self._poll is not None:
             self._poll.cancel()
 
@@ -119,18 +149,15 @@ class Queue:
     # ---- the ring -------------------------------------------------------------------------------
 
     def _on_event(self) -> None:
-        """The frontend has put requests into an empty ring.
-
-        One that has a single request under way is answered at once, before its vCPU goes on. One
-        that goes on to put more is let go on: its requests are gathered, and answered together.
-        """
-        self._events += 1
-        if self._gathering or not self._events % _PROBE:
+        """The frontend has put requests into a ring that nobody looked at."""
+        if self._direct:
+            self._direct -= 1
+            self.serve()
+            self._stay_awake(_SOON_NS)
+        elif self._poll is None:
             self._gathered = 0
             self._last_request = self._now()
             self._poll_at(self._last_request)
-        else:
-            self.serve()
 
     def serve(self) -> None:
         """Takes what is in the ring and answers what was done at once."""
@@ -171,10 +198,10 @@ class Queue:
 
     def _poll_at(self, moment: int) -> None:
         if self._poll is None:
-            self._poll = self._timers.at(moment, lambda: self._device.guarded(self._gather))
+            self._poll = self._timers.at(moment, self._tick)
 
     def _gather(self) -> None:
-        """Takes requests without asking for an event, for as long as more keep coming."""
+        """Takes requests while the frontend goes on, and answers once it waits for that."""
         self._poll = None
         if not self._live:
             return
@@ -184,21 +211,44 @@ class Queue:
         # Also those that were left behind a barrier, which may be over by now.
         self._do_taken()
         if requests:
+            if not self._gathered:
+                self._first_request = now
             self._gathered += len(requests)
             self._last_request = now
-            if ring.unpushed >= _TOGETHER:
+            if ring.unpushed >= _TOGETHER or now - self._first_request > _PATIENCE_NS:
                 self._push()
+                self._gathered = 0
         elif self._taken:
             # The rest has to wait for its turn, or for what goes before it.
-            self._push()
             if self._blocked:
+                self._push()
                 return
-        elif now - self._last_request > _QUIET_NS or self._frontend_idle():
-            self._gathering = self._gathered > 1
-            self._push()
-            if self._blocked or ring.idle():
-                return
+        elif ring.unpushed:
+            idle = self._frontend_idle()
+            if idle or now - self._last_request > _QUIET_NS:
+                self._push()
+                self._last_request = now
+                if not self._was_worth_it(self._gathered > 1) and ring.idle():
+                    return
+                self._gathered = 0
+        elif (
+            self._under_way or now - self._last_request > _QUIET_NS or self._frontend_idle()
+        ) and (self._blocked or ring.idle()):
+            return
         self._poll_at(now + _POLL_NS)
+
+    def _was_worth_it(self, worth: bool) -> bool:
+        """Learns from whether answers were held back for nothing; returns whether to go on."""
+        if worth:
+            self._vain = 0
+            self._next_direct = 1
+            return True
+        self._vain += 1
+        if self._vain < _VAIN:
+            return True
+        self._vain = 0
+        self._direct = self._next_direct = min(2 * self._next_direct, _MOST_DIRECT)
+        return False
 
     def _frontend_idle(self) -> bool:
         return all(vcpu.blocked or not vcpu.up for vcpu in self._vcpus)
@@ -230,8 +280,9 @@ class Queue:
             raise DeviceError(f"an indirect request of {count} segments")
         refs = INDIRECT_GREFS.unpack_from(request, self._grefs_at)
         pages = self._pages.find(refs[:1], readonly=True)
-        segments: tuple[int, ...] = packed_segments(count).unpack_from(pages.views[0])
-        self._pages.release(pages.own)
+        start = pages.frames[0] << XEN_PAGE_SHIFT
+        segments: tuple[int, ...] = packed_segments(count).unpack_from(self._memory, start)
+        pages.release()
         return segments
 
     # ---- data -----------------------------------------------------------------------------------
@@ -247,9 +298,10 @@ class Queue:
         """READ, WRITE, and the two operations that may have data beside their flush."""
         refs, first, last = segments[::3], segments[1::3], segments[2::3]
         all_first, all_last, sectors = _WHOLE[count]
-        whole = first == all_first and last == all_last
-        if not whole:
-            sectors = _count_sectors(first, last)
+        rest: Parts = None
+        if first != all_first or last != all_last:
+            rest = first, last
+            sectors = count_sectors(first, last)
         backend = self._backend
         flush = operation > BLKIF_OP_WRITE
         if flush and not count:
@@ -260,79 +312,102 @@ class Queue:
             return
         self._moved += sectors
         offset, size = sector * SECTOR_SIZE, sectors * SECTOR_SIZE
+        status = BLKIF_RSP_OKAY
         pages = self._pages.find(refs, readonly=operation != 0)
-        views: Sequence[Buffer] = pages.views
-        if not whole:
-            views = [
-                view[start * SECTOR_SIZE : (end + 1) * SECTOR_SIZE]
-                for view, start, end in zip(views, first, last, strict=True)
-            ]
         try:
             if flush:
-                self._with_flush(offset, size, views, self._answer(ident, operation, sector, pages))
-                return
-            if operation:
-                if not self._image.write_now(views, offset, size):
-                    done = self._answer(ident, operation, sector, pages)
-                    self._start(Operation.WRITE, offset, size, views, done)
-                    return
-            elif any(map(self._executed, pages.frames)):
-                self._read_apart(ident, sector, pages, first, last, size)
-                return
-            elif not self._image.read_now(views, offset, size):
+                pages.keep()
+                where = spans(pages.frames, rest)
                 answer = self._answer(ident, operation, sector, pages)
-
-                def read(error: OSError | None) -> None:
-                    if error is None and any(map(self._executed, pages.frames)):
-                        pages.stored(first, last)
-                    answer(error)
-
-                self._start(Operation.READ, offset, size, views, read)
+                self._with_flush(offset, size, self._views(where), pages, answer)
                 return
-            elif any(map(self._executed, pages.frames)):
-                pages.stored(first, last)
+            if not self._at_once(operation, offset, size, spans(pages.frames, rest), pages.frames):
+                self._later(operation, ident, sector, pages, rest, size)
+                return
         except OSError as error:
-            self._backend.image_failed(sector, error)
-            self._respond(ident, operation, BLKIF_RSP_ERROR)
-        else:
-            self._respond(ident, operation, BLKIF_RSP_OKAY)
-        self._pages.release(pages.own)
+            backend.image_failed(sector, error)
+            status = BLKIF_RSP_ERROR
+        except BaseException:
+            pages.release()
+            raise
+        pages.release()
+        self._respond(ident, operation, status)
 
-    def _read_apart(
+    def _views(self, where: Spans) -> Sequence[Buffer]:
+        memory = self._memory
+        return [memory[start : start + size] for start, size in where]
+
+    def _at_once(
+        self, operation: int, offset: int, size: int, where: Spans, frames: Sequence[int]
+    ) -> bool:
+        """Reads or writes what need not wait for anything; raises OSError."""
+        if operation:
+            return self._image.write_now(self._views(where), offset, size)
+        executed = self._executed
+        if any(map(executed, frames)):
+            buffer = bytearray(size)
+            if not self._image.read_now([buffer], offset, size):
+                return False
+            self._put(where, buffer)
+        elif not self._image.read_now(self._views(where), offset, size):
+            return False
+        elif any(map(executed, frames)):
+            self._stored(where)
+        return True
+
+    def _put(self, where: Spans, data: bytearray) -> None:
+        """Writes what was read into pages of which some hold code."""
+        view, at = memoryview(data), 0
+        for start, size in where:
+            self._loans.write(start, view[at : at + size])
+            at += size
+
+    def _stored(self, where: Spans) -> None:
+        """Pages were read into, and some of them were executed meanwhile."""
+        for start, size in where:
+            self._loans.stored(start, size)
+
+    def _later(
         self,
+        operation: int,
         ident: int,
         sector: int,
         pages: Pages,
-        first: Sequence[int],
-        last: Sequence[int],
+        rest: Parts,
         size: int,
     ) -> None:
-        """A read into pages of which some hold code: by way of a buffer."""
-        buffer = bytearray(size)
-
-        def done(error: OSError | None) -> None:
-            if error is None:
-                self._device.guarded(lambda: pages.put(memoryview(buffer), first, last))
-            answer(error)
-
-        answer = self._answer(ident, BLKIF_OP_READ, sector, pages)
+        """Has a read or a write done that has to wait."""
+        pages.keep()
+        frames = pages.frames
+        where = spans(frames, rest)
+        answer = self._answer(ident, operation, sector, pages)
         offset = sector * SECTOR_SIZE
-        try:
-            if self._image.read_now([buffer], offset, size):
-                pages.put(memoryview(buffer), first, last)
-                self._respond(ident, BLKIF_OP_READ, BLKIF_RSP_OKAY)
-                self._pages.release(pages.own)
-                return
-        except OSError as error:
-            answer(error)
+        if operation:
+            self._start(Operation.WRITE, offset, size, self._views(where), answer)
             return
-        self._start(Operation.READ, offset, size, [buffer], done)
+        executed = self._executed
+        buffer = bytearray(size) if any(map(executed, frames)) else None
+
+        def read(error: OSError | None) -> None:
+            try:
+                if error is not None:
+                    return
+                if buffer is not None:
+                    self._put(where, buffer)
+                elif any(map(executed, frames)):
+                    self._stored(where)
+            finally:
+                answer(error)
+
+        views = self._views(where) if buffer is None else [buffer]
+        self._start(Operation.READ, offset, size, views, read)
 
     def _with_flush(
         self,
         offset: int,
         size: int,
         views: Sequence[Buffer],
+        pages: Pages,
         done: Callable[[OSError | None], None],
     ) -> None:
         """A write that comes after all that was asked before and is durable before what follows."""
@@ -356,11 +431,12 @@ class Queue:
 
         self._blocked = True
         self._drained = lambda: self._start(Operation.FLUSH, 0, 0, (), write)
+        self._waiting = pages
         self._check_drained()
 
     def _check_drained(self) -> None:
         if not self._under_way and (drained := self._drained) is not None:
-            self._drained = None
+            self._drained = self._waiting = None
             drained()
 
     def _discard(self, ident: int, sector: int, sectors: int, *, secure: bool) -> None:
@@ -414,7 +490,7 @@ class Queue:
 
         def answer(error: OSError | None) -> None:
             if pages is not None:
-                self._pages.release(pages.own)
+                pages.release()
             if error is not None:
                 self._backend.image_failed(sector, error)
             if self._live:
@@ -424,11 +500,3 @@ class Queue:
                 self._serve_soon()
 
         return answer
-
-
-def _count_sectors(first: Sequence[int], last: Sequence[int]) -> int:
-    """Sectors of a request's segments; raises DeviceError for one that cannot be."""
-    for start, end in zip(first, last, strict=True):
-        if not start <= end <= _LAST:
-            raise DeviceError(f"a segment of sectors {start} to {end} of a page")
-    return sum(last) - sum(first) + len(first)

@@ -33,6 +33,7 @@ from hvmlite.hypervisor.grant_table.entries import (
     Entry,
     GrantError,
 )
+from hvmlite.hypervisor.grant_table.loan import Loans
 from hvmlite.hypervisor.grant_table.maptrack import Maptrack
 from hvmlite.hypervisor.memory import Page
 from hvmlite.records import record
@@ -111,6 +112,7 @@ class GrantTable:
         self.entries = Entries(self.frames, self.status)
         self.pins: dict[int, Pin] = {}
         self.maptrack = Maptrack(domain.limits.max_maptrack_frames)
+        self.loans = Loans(self)
         self.dead = False
         if not self.grow(1):
             raise MemoryError("no memory for a grant table")
@@ -437,6 +439,7 @@ class GrantTable:
             mapping.table.unpin(mapping.ref, readonly=mapping.readonly)
         self.maptrack.mapped.clear()
         self.dead = True
+        self.loans.close()
         self._release([*self.frames, *self.status])
         self.frames.clear()
         self.status.clear()

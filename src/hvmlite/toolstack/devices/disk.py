@@ -56,6 +56,7 @@ class DiskSpec(DeviceSpec):
     discard: bool = True
     trusted: bool = True
     snapshot: bool = False
+    persistent: bool = False
     devid: int = -1
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class DiskSpec(DeviceSpec):
 
     def make(self, device: Device) -> Backend:
         """See `DeviceSpec.make`."""
-        options = BlockOptions(self.readonly, self.cdrom, self.discard)
+        options = BlockOptions(self.readonly, self.cdrom, self.discard, self.persistent)
         return BlockBackend(device, self._open(device), options)
 
     def _open(self, device: Device) -> Image:
@@ -303,6 +304,7 @@ class _Parser:
             discard=flags.get("discard", True),
             trusted=flags.get("trusted", True),
             snapshot=flags.get("snapshot", False),
+            persistent=flags.get("persistent", False),
         )
 
 
@@ -332,6 +334,8 @@ _FLAGS: dict[str, Callable[[_Parser], None]] = {
     "trusted": lambda parser: parser._flag("trusted", True),
     "untrusted": lambda parser: parser._flag("trusted", False),
     "snapshot": lambda parser: parser._flag("snapshot", True),
+    "persistent": lambda parser: parser._flag("persistent", True),
+    "no-persistent": lambda parser: parser._flag("persistent", False),
     "colo": _Parser._no_colo,
     "no-colo": lambda parser: None,
 }

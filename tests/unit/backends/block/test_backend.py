@@ -63,7 +63,7 @@ def test_nodes(attach: Attach) -> None:
     expected = {
         "feature-max-indirect-segments": "256",
         "max-ring-page-order": "4",
-        "feature-persistent": "1",
+        "feature-persistent": "0",
         "feature-flush-cache": "1",
         "feature-barrier": "1",
         "feature-discard": "1",
@@ -83,8 +83,8 @@ def test_nodes(attach: Attach) -> None:
 @pytest.mark.parametrize("abi", ABIS)
 @pytest.mark.parametrize("persistent", [False, True])
 def test_reads_and_writes(attach: Attach, image: Path, abi: Abi, persistent: bool) -> None:
-    disk = attach()
-    disk.connect(abi=abi, persistent=persistent)
+    disk = attach(persistent=persistent)
+    disk.connect(abi=abi, persistent=True)
     own, refs = disk.pages(3)
     segments = [(refs[0], 0, 7), (refs[1], 2, 5), (refs[2], 7, 7)]
     assert disk.ask(disk.request(READ, 77, 9, segments)) == {77: (READ, OKAY)}
@@ -192,7 +192,7 @@ def test_persistent_grants_are_bounded_and_given_up(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grants, "MOST_KEPT", 4)
-    disk = attach()
+    disk = attach(persistent=True)
     disk.connect(persistent=True)
     _, refs = disk.pages(6)
     for i, ref in enumerate(refs):
@@ -445,6 +445,79 @@ def test_a_frontend_that_goes_meanwhile(attach: Attach, monkeypatch: pytest.Monk
     assert disk.ask(disk.request(FLUSH, 1, 0, [])) == {1: (FLUSH, OKAY)}
 
 
+def test_a_grant_revoked_while_the_disk_works(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest sees that the page is in use; if it does not care, the page stays what it was."""
+    gate = slow(monkeypatch)
+    disk = attach()
+    disk.connect()
+    own, refs = disk.pages(3)
+    disk.put(disk.request(READ, 1, 0, [(ref, 0, 7) for ref in refs]))
+    disk.kick()
+    table = disk.domain.incarnation.domain.grants
+    assert [table.frames[0].u32[2 * ref] & 0xFFFF for ref in refs] == [0x19] * 3
+    disk.front.set_entry(refs[1], 0, 0, 0)
+    assert disk.front.grants_in_use() == 1 + 3
+    gate.set()
+    assert disk.answers(1) == {1: (READ, OKAY)}
+    assert b"".join(page.read(0, 4096) for page in own) == PATTERN[: 3 * 4096]
+    assert [table.frames[0].u32[2 * ref] & 0xFFFF for ref in refs] == [1, 0, 1]
+    assert disk.front.grants_in_use() == 1
+
+
+@pytest.mark.parametrize("executed", [False, True])
+def test_pages_that_hold_code_when_the_disk_has_answered(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, executed: bool
+) -> None:
+    """Pages that hold code when a read begins, and such that only do when it ends."""
+    gate = slow(monkeypatch)
+    disk = attach()
+    disk.connect()
+    own, refs = disk.pages(3)
+    partition = disk.domain.incarnation.domain.partition
+    written: list[tuple[int, int, int]] = []
+    partition.write = lambda frame, offset, data: written.append(  # type: ignore[method-assign]
+        (frame, offset, len(data))
+    )
+    partition.contents_replaced = lambda frame, offset, size: written.append(  # type: ignore[method-assign]
+        (frame, offset, size)
+    )
+    partition.executed_frames[own[1].frame] = executed  # type: ignore[index]
+    disk.put(disk.request(READ, 1, 0, [(refs[0], 0, 7), (refs[1], 4, 7), (refs[2], 0, 7)]))
+    disk.kick()
+    assert written == []
+    partition.executed_frames[own[1].frame] = True  # type: ignore[index]
+    gate.set()
+    assert disk.answers(1) == {1: (READ, OKAY)}
+    assert (own[1].frame, 2048, 2048) in written
+
+
+def test_answers_are_held_back_while_that_is_worth_it(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frontend that goes on without a further request gets its answer late a few times only."""
+    monkeypatch.setattr(queue.Queue, "_frontend_idle", lambda _queue: False)
+    monkeypatch.setattr(queue, "_QUIET_NS", 2_000_000)
+    disk = attach()
+    disk.connect()
+    _, refs = disk.pages(8)
+    block = backend_of(disk)._queues[0]
+    block._direct = 0
+    learned = []
+    for i in range(100):
+        disk.ask(disk.request(READ, i, 0, [(refs[0], 0, 0)]))
+        learned.append(block._next_direct)
+    assert learned[0] == 1
+    assert learned == sorted(learned)
+    assert learned[-1] >= 16
+    # Several at a time teach it otherwise.
+    for _ in range(70):
+        disk.ask(*[disk.request(READ, i, 0, [(ref, 0, 7)]) for i, ref in enumerate(refs)])
+    assert block._next_direct == 1
+    assert block._direct == 0
+
+
 # --- frontends that lie ----------------------------------------------------------------------
 
 Lie = Callable[[Disk], bytes]
@@ -461,6 +534,28 @@ LIES: dict[str, tuple[Lie, str]] = {
     "a grant that is none": (lambda d: d.request(READ, 1, 0, [(500, 0, 7)]), "grant not usable"),
     "a grant beyond the table": (
         lambda d: d.request(READ, 1, 0, [(0xFFFF_FFFF, 0, 7)]),
+        "grant not usable",
+    ),
+    "a grant that is none in the middle": (
+        lambda d: d.request(
+            READ, 1, 0, [(ref, 0, 7) for ref in (d.pages(1)[1][0], 500, d.pages(1)[1][0])]
+        ),
+        "grant not usable",
+    ),
+    "an indirect request with a grant that is another domain's": (
+        lambda d: d.indirect(
+            WRITE,
+            1,
+            0,
+            [
+                (ref, 0, 7)
+                for ref in (
+                    *d.pages(20)[1],
+                    d.front.grant(d.front.page(), domid=3),
+                    *d.pages(3)[1],
+                )
+            ],
+        ),
         "grant not usable",
     ),
     "read into what is granted for reading": (
@@ -491,7 +586,7 @@ LIES: dict[str, tuple[Lie, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_lie_ends_the_device(attach: Attach, image: Path, lie: str, persistent: bool) -> None:
-    disk = attach()
+    disk = attach(persistent=persistent)
     disk.connect(persistent=persistent)
     _, refs = disk.pages(1)
     disk.ask(disk.request(READ, 1, 0, [(refs[0], 0, 7)]))
@@ -583,7 +678,7 @@ def test_what_lies_behind_a_barrier_while_answers_are_gathered(
     disk.connect()
     _, refs = disk.pages(1)
     block = backend_of(disk)._queues[0]
-    block._gathering = True
+    block._direct = 0
     for ident, operation in enumerate((BARRIER, READ, READ)):
         disk.put(disk.request(operation, ident, 0, [(refs[0], 0, 7)]))
     disk.kick()
@@ -682,7 +777,7 @@ def test_others_get_their_turn(
 
     monkeypatch.setattr(block._image, "read_now", logged)
     monkeypatch.setattr(queue, "_SECTORS_AT_ONCE", 32)
-    block._gathering = gathering
+    block._direct = 0 if gathering else 64
     _, refs = disk.pages(1)
     requests = [disk.request(READ, i, 0, [(refs[0], 0, 7)]) for i in range(32)]
     assert len(disk.ask(*requests)) == 32

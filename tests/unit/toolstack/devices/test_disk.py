@@ -66,9 +66,10 @@ def test_the_target_takes_the_rest() -> None:
 
 
 def test_flags() -> None:
-    spec = parse("a.qcow2,qcow2,xvdb,ro,no-discard,untrusted,snapshot")
+    spec = parse("a.qcow2,qcow2,xvdb,ro,no-discard,untrusted,snapshot,persistent")
     assert spec == DiskSpec(
         "a.qcow2", "xvdb", "qcow2", readonly=True, discard=False, trusted=False, snapshot=True,
+        persistent=True,
         devid=51728,
     )  # fmt: skip
     assert spec.describe() == "disk xvdb: a.qcow2 (qcow2, read-only, changes thrown away)"
