@@ -285,8 +285,9 @@ def test_random_words_leave_nothing(
             last = "type=user" if shutil.which("passt") else "type=domain,link=b"
             own = [vif.parse(f"type=domain,link=a,devid={i}") for i in range(10)]
             return [*own, vif.parse(f"{last},devid=100")]
+        access = {each: "ro" if each == "m" else "rw" for each in letters}
         return [
-            disk.parse(f"{image(tmp_path / each)},raw,xvd{each},{'ro' if each == 'm' else 'rw'}")
+            disk.parse(f"{image(tmp_path / each)},raw,xvd{each},{access[each]},persistent")
             for each in letters
         ]
 
