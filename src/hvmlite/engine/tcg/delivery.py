@@ -26,7 +26,7 @@ class Delivery:
     __slots__ = (
         "_cpl",
         "_inject",
-        "_injected",
+        "_injecting",
         "_int_control",
         "_int_state",
         "_int_vector",
@@ -58,7 +58,9 @@ class Delivery:
     def forget(self) -> None:
         """Nothing is to be delivered: the vCPU starts anew."""
         self._requested = -1
-        self._lasting = self._watched = self._injected = self.wanted = False
+        self._lasting = self._watched = self.wanted = False
+        # The vector of an injected interrupt, until it is known to have come.
+        self._injecting = -1
         self.taken = False
         """Whether what was requested for the last run was delivered in it."""
         self.window = False
@@ -94,11 +96,13 @@ class Delivery:
     def prepare(self) -> None:
         """Before a run: has it deliver what was requested, or end once it can be."""
         u32, vector = self._u32, self._requested
+        if not self._u64[self._inject] & L.EVENT_VALID:
+            self._injecting = -1
         if self._watched:
-            self._injected = vector >= 0
             if vector >= 0:
                 # As the interrupt of an INT, which QEMU delivers once.
                 self._u64[self._inject] = vector | L.EVENT_SOFTWARE | L.EVENT_VALID
+                self._injecting = vector
             else:
                 vector = _FIRST_INTERRUPT
             u32[self._intercept] |= L.INTERCEPT_VINTR
@@ -113,9 +117,10 @@ class Delivery:
         """After a run: finds out what became of it."""
         u32 = self._u32
         if self._watched:
-            self.taken = self._injected
-            self.window = self._injected or self._requested < 0
-            self._watched = self._injected = False
+            # What is injected comes, in this run or the next.
+            self.taken = self._requested >= 0
+            self.window = True
+            self._watched = False
         else:
             self.taken = not u32[self._int_control] & L.V_IRQ
             self.window = False
@@ -126,7 +131,9 @@ class Delivery:
     def interrupted(self, info: int) -> None:
         """The exit came in the middle of a delivery (EXITINTINFO): has it delivered again.
 
-        Comes before `settle`.  An interrupt that was not injected is still in V_IRQ then.
+        Comes before `settle`.  An interrupt that was not injected is still in V_IRQ then, and an
+        INT of the guest's own is executed anew.
         """
-        if info & _VECTOR < _FIRST_INTERRUPT or self._injected:
+        vector = info & _VECTOR
+        if vector < _FIRST_INTERRUPT or vector == self._injecting:
             self._u64[self._inject] = info

@@ -553,6 +553,47 @@ def test_an_exit_while_a_watched_interrupt_is_delivered(machine: Machine) -> Non
     assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == info
 
 
+def test_a_watched_interrupt_of_a_run_that_did_not_begin(machine: Machine) -> None:
+    """The stub was told to stop first: what was injected comes with the next run, whatever ends it."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+    info = 1 << 31 | 4 << 8 | 0xF3
+    vcpu.request_interrupt(0xF3)
+    assert vcpu.watch_window()
+    assert isinstance(machine.run(L.EXIT_INTR), b.Kicked)
+    assert vcpu.interrupt_taken()
+    assert vcpu.watch_window()
+
+    def guest(vcpu: TcgVcpu) -> None:
+        assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == info
+        machine.vmcb(vcpu, L.EVENT_INJECT, 8, 0)
+        machine.vmcb(vcpu, L.EXIT_INT_INFO, 8, info)
+        machine.exit(vcpu, L.EXIT_NPF, 1 << 32 | 6, 0x9000)
+
+    machine.guest = guest
+    vcpu.start()
+    vcpu.take_exit()
+    assert machine.vmcb(vcpu, L.EVENT_INJECT, 8) == info
+
+
+def test_an_interrupted_int_of_the_guests_is_not_injected(machine: Machine) -> None:
+    """It is executed again, as its instruction has not ended."""
+    vcpu = machine.vcpu
+    vcpu.set("rflags", 1 << 9 | 2)
+
+    def guest(vcpu: TcgVcpu) -> None:
+        machine.vmcb(vcpu, L.EVENT_INJECT, 8, 0)
+        machine.vmcb(vcpu, L.EXIT_INT_INFO, 8, 1 << 31 | 4 << 8 | 0x80)
+        machine.exit(vcpu, L.EXIT_NPF, 1 << 32 | 6, 0x9000)
+
+    machine.guest = guest
+    vcpu.request_interrupt(0xF3)
+    assert vcpu.watch_window()
+    vcpu.start()
+    vcpu.take_exit()
+    assert not machine.vmcb(vcpu, L.EVENT_INJECT, 8) & L.EVENT_VALID
+
+
 @pytest.mark.parametrize("why", ["disabled", "shadow", "exception", "user"])
 def test_what_cannot_be_watched(machine: Machine, why: str) -> None:
     vcpu = machine.vcpu
