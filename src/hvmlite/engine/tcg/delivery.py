@@ -20,7 +20,7 @@ _PENDING = L.V_INTR_MASKING | L.V_IRQ | L.V_IGN_TPR | L.V_INTR_PRIO
 class Delivery:
     """What is to be delivered to one vCPU; `vmcb` is where that lies in machine memory.
 
-    `wanted`: the next run, or the present one, has something of it.
+    `wanted`: `prepare` and `settle` have something to do for the next run, or the present one.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Delivery:
         """See `EngineVcpu.request_interrupt`."""
         self._requested = vector
         self._lasting = lasting
-        self.wanted = vector >= 0
+        self.wanted = True
 
     def watch(self) -> bool:
         """See `EngineVcpu.watch_window`."""
@@ -96,6 +96,8 @@ class Delivery:
     def prepare(self) -> None:
         """Before a run: has it deliver what was requested, or end once it can be."""
         u32, vector = self._u32, self._requested
+        if vector < 0 and not self._watched:
+            return
         if not self._u64[self._inject] & L.EVENT_VALID:
             self._injecting = -1
         if self._watched:
@@ -116,6 +118,9 @@ class Delivery:
     def settle(self) -> None:
         """After a run: finds out what became of it."""
         u32 = self._u32
+        if self._requested < 0 and not self._watched:
+            self.taken = self.wanted = False
+            return
         if self._watched:
             # What is injected comes, in this run or the next.
             self.taken = self._requested >= 0
@@ -126,7 +131,8 @@ class Delivery:
             self.window = False
         u32[self._int_control] = L.V_INTR_MASKING
         self._requested = -1
-        self.wanted = False
+        # What was taken in this run was not in the next.
+        self.wanted = self.taken
 
     def interrupted(self, info: int) -> None:
         """The exit came in the middle of a delivery (EXITINTINFO): has it delivered again.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from hvmlite.engine import atomics
 from hvmlite.engine import base as b
-from hvmlite.engine.atomics import ORDERED_STORES
 from hvmlite.engine.tcg import layout as L
 
 if TYPE_CHECKING:
@@ -67,18 +66,6 @@ class StubCpu:
         # the other way round, so one of the two always sees the other.
         atomics.exchange32(self._state_address, command)
         if self._u32[self._asleep]:
-            self._partition.interrupt(self)
-
-    def _post_spinning(self, command: int) -> None:
-        """As `_post`, for somebody who calls `set_bell` or `nudge` before sleeping."""
-        if not ORDERED_STORES:
-            self._post(command)
-            return
-        # No barrier between the command and the look at the sleep flag: `set_bell` makes up for it
-        # in the rare case that it was needed.
-        u32 = self._u32
-        u32[self._state] = command
-        if u32[self._asleep]:
             self._partition.interrupt(self)
 
     def wait(self) -> None:

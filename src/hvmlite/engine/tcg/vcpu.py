@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hvmlite.engine import base as b
+from hvmlite.engine.atomics import ORDERED_STORES
 from hvmlite.engine.paging import PageFault, PagingMode, translate
 from hvmlite.engine.tcg import layout as L
 from hvmlite.engine.tcg.control_registers import ControlRegisters
@@ -200,7 +201,15 @@ class TcgVcpu(StubCpu, b.EngineVcpu):
     def start_spinning(self) -> None:
         """See `EngineVcpu.start_spinning`."""
         self._prepare()
-        self._post_spinning(L.CMD_RUN)
+        if ORDERED_STORES:
+            # No barrier between the command and the look at the sleep flag: `set_bell` makes up for
+            # it in the rare case that it was needed.
+            u32 = self._u32
+            u32[self._state] = L.CMD_RUN
+            if u32[self._asleep]:
+                self._partition.interrupt(self)
+        else:
+            self._post(L.CMD_RUN)
 
     def _prepare(self) -> None:
         self._started = True
@@ -227,8 +236,6 @@ class TcgVcpu(StubCpu, b.EngineVcpu):
             delivery.interrupted(info)
         if delivery.wanted:
             delivery.settle()
-        else:
-            delivery.taken = False
         code = u64[self._code]
         decoder = self._decoders.get(code)
         if decoder is None:
