@@ -21,8 +21,8 @@ _LENGTH = struct.Struct(">I")
 _BUFFER = 1 << 18
 """What is read at once at most: some frames, so that a guest gets one event for all of them.
 
-Not many: while a program in the guest reads from its socket, what comes meanwhile waits in a backlog
-that is little longer than the receive window, and what finds no room there is dropped. passt sends
+Not many: while a program in the guest reads from its socket, what comes meanwhile waits in a
+backlog little longer than the receive window, and what finds no room there is dropped. passt sends
 again all that is on its way for each duplicate acknowledgement, which overflows it for good.
 """
 _SOCKET_BUFFER = 4 << 20
