@@ -52,14 +52,15 @@ static void flip_to_lies(void)
 static void second(void)
 {
     for (;;) {
+        /* First, or the first job would be lost that comes while this begins. */
+        while (!job)
+            cpu_relax();
         endless();
         flip();
         flip_to_lies();
         if (job == QUIT)
             vcpu_op(VCPUOP_down, 1, NULL);
         job = NOTHING;
-        while (!job)
-            cpu_relax();
     }
 }
 

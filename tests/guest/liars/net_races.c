@@ -48,14 +48,15 @@ static void flip(void)
 static void second(void)
 {
     for (;;) {
+        /* First, or the first job would be lost that comes while this begins. */
+        while (!job)
+            cpu_relax();
         endless(TX, FRAMES);
         endless(CTRL, MESSAGES);
         flip();
         if (job == QUIT)
             vcpu_op(VCPUOP_down, 1, NULL);
         job = NOTHING;
-        while (!job)
-            cpu_relax();
     }
 }
 
